@@ -1,0 +1,270 @@
+"""The text of one LLVM function as it grows: names, blocks, scopes, and the instructions that everything is made of.
+
+In: requests for instructions from the rest of the emitter. Out: lines of LLVM IR, and a `Value` for each result.
+Intrinsics are written without type suffix and without declaration: LLVM's parser adds both.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Union
+
+from graphc.codegen.target import Target
+from graphc.errors import CompileError, TargetError
+from graphc.ir.scalar import Number
+from graphc.ir.types import DType, bool_, i64
+
+_TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u8": "i8", "bool": "i1"}
+
+
+class Value(NamedTuple):
+    """An SSA value or a constant: one lane is uniform, more are a vector. `const` holds integers that are known."""
+
+    text: str
+    dtype: DType
+    lanes: int = 1
+    const: tuple[int, ...] | None = None  # one number a lane, of integers and bools only
+
+
+Lines = list[Union[str, "Lines"]]  # nested lists are places that are filled later
+
+
+@dataclass
+class Scope:
+    """A region of the function whose first instruction dominates the rest of it: the function, a loop's or an if's body."""
+
+    head: Lines = field(default_factory=list)  # where invariants of the region are computed
+    cache: dict[tuple[object, ...], str] = field(default_factory=dict)
+
+
+def literal(dtype: DType, number: Number) -> str:
+    """A number in LLVM's spelling; floats by their bits, so that NaN and infinities survive.
+
+    >>> from graphc.ir.types import f32
+    >>> literal(f32, 1.0), literal(bool_, True)
+    ('0x3FF0000000000000', 'true')
+    """
+    if dtype.is_float:  # f32 is spelt as the double of the same value
+        bits = struct.unpack("<Q", struct.pack("<d", float(dtype.numpy.type(number))))[0]
+        return f"0x{bits:016X}"
+    if dtype is bool_:
+        return "true" if number else "false"
+    return str(int(number))
+
+
+def quoted(name: str) -> str:
+    """A global's name, quoted where LLVM wants it."""
+    plain = name.isascii() and name.replace("_", "a").replace(".", "a").replace("$", "a").replace("-", "a").isalnum()
+    if plain and not name[0].isdigit():
+        return f"@{name}"
+    return '@"' + "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else
+                          "".join(f"\\{b:02X}" for b in c.encode()) for c in name) + '"'  # fmt: skip
+
+
+class Writer:
+    """Writes instructions into a function; vectors and scalars alike, a uniform operand is splatted where needed."""
+
+    def __init__(self, target: Target, name: str) -> None:
+        self.target = target
+        self.name = name
+        self.scopes = [Scope()]
+        self.lines: Lines = [self.scopes[0].head]
+        self.label = "entry"
+        self.index_type = f"i{target.index_bits}"
+        self.helpers: set[str] = set()  # functions of our own that the text calls
+        self._count = 0
+
+    def error(self, expected: str, got: str) -> CompileError:
+        return CompileError(f"kernel @{self.name}: expected {expected}, got {got}")
+
+    # Names and types
+
+    def fresh(self, prefix: str = "%v") -> str:
+        self._count += 1
+        return f"{prefix}{self._count}"
+
+    def type(self, dtype: DType, lanes: int = 1) -> str:
+        """The LLVM type of a value in registers."""
+        if dtype not in self.target.dtypes or dtype.name not in _TYPES:
+            names = ", ".join(sorted(t.name for t in self.target.dtypes))
+            raise TargetError(f"kernel @{self.name}: expected one of {names} on {self.target.name}, got {dtype.name}")
+        scalar = _TYPES[dtype.name]
+        return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+    def memory_type(self, dtype: DType, lanes: int = 1) -> str:
+        """The LLVM type of an element in memory, where a bool is a byte."""
+        scalar = "i8" if dtype is bool_ else self.type(dtype)
+        return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+    def typed(self, value: Value) -> str:
+        return f"{self.type(value.dtype, value.lanes)} {value.text}"
+
+    # Lines, blocks and scopes
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " + text)
+
+    def block(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.label = label
+
+    def push_scope(self) -> Scope:
+        scope = Scope()
+        self.lines.append(scope.head)
+        self.scopes.append(scope)
+        return scope
+
+    def text(self) -> str:
+        """The lines of the body, with every place filled in."""
+        flat: list[str] = []
+        stack: list[str | Lines] = list(reversed(self.lines))
+        while stack:
+            item = stack.pop()
+            if isinstance(item, str):
+                flat.append(item)
+            else:
+                stack.extend(reversed(item))
+        return "\n".join(flat)
+
+    # Constants
+
+    def const(self, dtype: DType, number: Number, lanes: int = 1) -> Value:
+        known = None if dtype.is_float else (int(number),) * lanes
+        if lanes == 1:
+            return Value(literal(dtype, number), dtype, 1, known)
+        return Value(f"splat ({self.type(dtype)} {literal(dtype, number)})", dtype, lanes, known)
+
+    def const_lanes(self, dtype: DType, numbers: Sequence[int]) -> Value:
+        """A vector of known integers."""
+        if len(set(numbers)) == 1:
+            return self.const(dtype, numbers[0], len(numbers))
+        scalar = self.type(dtype)
+        text = "<" + ", ".join(f"{scalar} {literal(dtype, n)}" for n in numbers) + ">"
+        return Value(text, dtype, len(numbers), tuple(int(n) for n in numbers))
+
+    def poison(self, dtype: DType, lanes: int) -> Value:
+        return Value("poison", dtype, lanes)
+
+    # Instructions
+
+    def emit(self, instruction: str, dtype: DType, lanes: int = 1) -> Value:
+        name = self.fresh()
+        self.lines.append(f"  {name} = {instruction}")
+        return Value(name, dtype, lanes)
+
+    def broadcast(self, value: Value, lanes: int) -> Value:
+        """The value in all of `lanes` lanes."""
+        if value.lanes == lanes:
+            return value
+        if value.lanes != 1:
+            raise self.error(f"{lanes} lanes", f"{value.lanes} lanes of {value.text}")
+        if value.const is not None:
+            return self.const(value.dtype, value.const[0], lanes)
+        if not value.text.startswith("%"):
+            return Value(f"splat ({self.typed(value)})", value.dtype, lanes)
+        key = ("splat", value.text, lanes)
+        for scope in self.scopes:
+            if key in scope.cache:
+                return Value(scope.cache[key], value.dtype, lanes)
+        vector = self.type(value.dtype, lanes)
+        first = self.emit(f"insertelement {vector} poison, {self.typed(value)}, i64 0", value.dtype, lanes)
+        zeros = f"<{lanes} x i32> zeroinitializer"
+        splat = self.emit(f"shufflevector {vector} {first.text}, {vector} poison, {zeros}", value.dtype, lanes)
+        self.scopes[-1].cache[key] = splat.text
+        return splat
+
+    def alike(self, *values: Value) -> list[Value]:
+        """The values with as many lanes as the widest of them."""
+        lanes = max(v.lanes for v in values)
+        return [self.broadcast(v, lanes) for v in values]
+
+    def binary(self, opcode: str, x: Value, y: Value) -> Value:
+        x, y = self.alike(x, y)
+        return self.emit(f"{opcode} {self.typed(x)}, {y.text}", x.dtype, x.lanes)
+
+    def compare(self, predicate: str, x: Value, y: Value) -> Value:
+        """`predicate` is of fcmp for floats and of icmp for the others."""
+        x, y = self.alike(x, y)
+        kind = "fcmp" if x.dtype.is_float else "icmp"
+        return self.emit(f"{kind} {predicate} {self.typed(x)}, {y.text}", bool_, x.lanes)
+
+    def select(self, condition: Value, x: Value, y: Value) -> Value:
+        if condition.const is not None and len(set(condition.const)) == 1:
+            chosen = x if condition.const[0] else y
+            return self.broadcast(chosen, max(v.lanes for v in (condition, x, y)))
+        if condition.lanes == 1:  # one condition picks whole vectors
+            x, y = self.alike(x, y)
+        else:
+            condition, x, y = self.alike(condition, x, y)
+        return self.emit(f"select {self.typed(condition)}, {self.typed(x)}, {self.typed(y)}", x.dtype, x.lanes)
+
+    def call(self, name: str, args: Sequence[Value], dtype: DType) -> Value:
+        """A call of an intrinsic that works lane by lane."""
+        values = self.alike(*args) if args else []
+        lanes = values[0].lanes if values else 1
+        shown = ", ".join(self.typed(v) for v in values)
+        return self.emit(f"call {self.type(dtype, lanes)} @{name}({shown})", dtype, lanes)
+
+    def convert(self, opcode: str, x: Value, dtype: DType) -> Value:
+        return self.emit(f"{opcode} {self.typed(x)} to {self.type(dtype, x.lanes)}", dtype, x.lanes)
+
+    def lane(self, vector: Value, position: int) -> Value:
+        """One lane of a vector (or the uniform value itself)."""
+        if vector.lanes == 1:
+            return vector
+        if vector.const is not None:
+            return self.const(vector.dtype, vector.const[position])
+        return self.emit(f"extractelement {self.typed(vector)}, i64 {position}", vector.dtype)
+
+    def insert(self, vector: Value, element: Value, position: int) -> Value:
+        text = f"insertelement {self.typed(vector)}, {self.typed(element)}, i64 {position}"
+        return self.emit(text, vector.dtype, vector.lanes)
+
+    def shuffle(self, x: Value, y: Value, lanes: Sequence[int]) -> Value:
+        """Lanes picked from the concatenation of two vectors; one lane comes out as a uniform value."""
+        x, y = self.alike(x, y)
+        if x.lanes == 1 or len(lanes) == 1:
+            picked = [self.lane(x, n) if n < x.lanes else self.lane(y, n - x.lanes) for n in lanes]
+            if len(picked) == 1:
+                return picked[0]
+            result = self.poison(x.dtype, len(picked))
+            for position, element in enumerate(picked):
+                result = self.insert(result, element, position)
+            return result
+        mask = f"<{len(lanes)} x i32> <" + ", ".join(f"i32 {n}" for n in lanes) + ">"
+        return self.emit(f"shufflevector {self.typed(x)}, {self.typed(y)}, {mask}", x.dtype, len(lanes))
+
+    def any_lane(self, mask: Value) -> Value:
+        """Uniform: true where the mask is, in any lane."""
+        if mask.lanes == 1:
+            return mask
+        bits = f"i{mask.lanes}"
+        name = self.fresh()
+        self.line(f"{name} = bitcast {self.typed(mask)} to {bits}")
+        return self.emit(f"icmp ne {bits} {name}, 0", bool_)
+
+    # Integers and bools
+
+    def both(self, x: Value | None, y: Value | None) -> Value | None:
+        """The conjunction of two masks; `None` is true everywhere."""
+        if x is None or y is None:
+            return y if x is None else x
+        if x.const is not None and y.const is not None:
+            x, y = (Value(v.text, v.dtype, v.lanes, v.const) for v in (x, y))
+            lanes = max(x.lanes, y.lanes)
+            pairs = zip(self.broadcast(x, lanes).const or (), self.broadcast(y, lanes).const or (), strict=True)
+            return self.const_lanes(bool_, [int(a and b) for a, b in pairs])
+        return self.binary("and", x, y)
+
+    def negation(self, x: Value) -> Value:
+        if x.const is not None:
+            return self.const_lanes(bool_, [1 - n for n in x.const])
+        return self.binary("xor", x, self.const(bool_, True))
+
+    def i64(self, number: int) -> Value:
+        return self.const(i64, number)
+
+
+Operation = Callable[[Writer, Sequence[Value]], Value]

@@ -1,0 +1,176 @@
+"""The table of targets: what each can do inline, and what the emitter has to expand itself.
+
+In: a name, or this machine. Out: a `Target`, read by schedules (lanes, registers), by the emitter (which constructs
+stay inline, address spaces, loop bindings) and by `object` (triple, features, relocation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Literal
+
+from graphc.errors import TargetError
+from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
+
+Native = frozenset[tuple[str, DType]]
+
+_SERIAL: Mapping[str, tuple[str, ...]] = MappingProxyType({"parallel": (), "block": (), "thread": ()})
+_FLAT: Mapping[str, int] = MappingProxyType({"global": 0, "stack": 0, "shared": 0})
+_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u8, bool_))
+_PORTABLE_INTRINSICS = frozenset(
+    ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that graphc generates code for, as data: nothing else in codegen asks for a target's name.
+
+    >>> target_from_name("x86-64-v3").lanes(f32)
+    8
+    """
+
+    name: str
+    triple: str
+    cpu: str = ""
+    features: str = ""
+    abi: str = ""
+    vector_bits: int = 0  # of one vector register; 0 where there are only scalars
+    vector_registers: int = 16
+    index_bits: int = 64  # of a pointer and of address arithmetic
+    relocation: str = "pic"
+    code_model: str = "small"
+    stack_alignment: int = 16  # the most that a local buffer asks for
+    # Which types have arithmetic without helper functions. A kernel with another type is refused.
+    dtypes: frozenset[DType] = _EVERY_DTYPE
+    # Which (primitive, dtype) have an LLVM construct that is sure to stay inline; the rest is expanded.
+    native: Native = frozenset()
+    # Which (construct, dtype) would become a call to a helper although LLVM has an instruction for it.
+    outlined: frozenset[tuple[str, DType]] = frozenset()
+    # Which LLVM intrinsics an `Intrinsic` node may name: an unknown one can abort the process or become a call.
+    intrinsics: frozenset[str] = _PORTABLE_INTRINSICS
+    address_spaces: Mapping[str, int] = field(default_factory=lambda: _FLAT, hash=False)
+    # The intrinsics that say where in the launch a thread is (x, y, z); none: the loop is an ordinary one.
+    positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
+    barrier: str = ""  # the instruction, empty where a kernel runs on one thread
+    shared_storage: Literal["stack", "module"] = "stack"
+    entry_convention: str = ""  # calling convention of kernels that the host launches
+    function_attributes: str = ""
+    allowed_undefined: frozenset[str] = frozenset()  # symbols that an object may leave to its linker
+
+    def lanes(self, dtype: DType) -> int:
+        """How many elements of `dtype` one vector register holds; 1 where there are no vectors."""
+        return max(1, self.vector_bits // (8 * dtype.bytes))
+
+    def is_native(self, fn: str, dtype: DType) -> bool:
+        """True if the primitive has an LLVM construct that stays inline here."""
+        return (fn, dtype) in self.native
+
+
+def _native(names: str, *dtypes: DType) -> Native:
+    return frozenset((name, dtype) for name in names.split() for dtype in dtypes)
+
+
+_ROUNDING = "floor ceil trunc round"
+_NVVM = "llvm.nvvm."
+_NVPTX_INTRINSICS = frozenset(
+    _NVVM + name
+    for name in (
+        "shfl.sync.bfly.f32", "shfl.sync.bfly.i32", "shfl.sync.down.f32", "shfl.sync.down.i32", "shfl.sync.up.f32",
+        "shfl.sync.up.i32", "shfl.sync.idx.f32", "shfl.sync.idx.i32", "redux.sync.add", "redux.sync.min",
+        "redux.sync.max", "f2tf32.rna", "ex2.approx.f", "lg2.approx.f", "rsqrt.approx.f", "tanh.approx.f32",
+        *(f"read.ptx.sreg.{what}.{axis}" for what in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"),
+        "read.ptx.sreg.laneid",
+    )
+)  # fmt: skip
+
+_X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
+              native=_native("sqrt", f32, f64))  # fmt: skip
+_ARM_OUTLINED = frozenset(
+    (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
+)
+_CORTEX = Target("cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", vector_registers=32, index_bits=32,
+                 relocation="static", stack_alignment=8, outlined=_ARM_OUTLINED,
+                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64))  # fmt: skip
+
+# Each row follows what was measured by emitting the construct alone and listing the object's undefined symbols.
+TARGETS: Mapping[str, Target] = MappingProxyType({
+    target.name: target
+    for target in (
+        _X86,
+        replace(_X86, name="x86-64-v3", cpu="x86-64-v3", vector_bits=256,
+                native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+        replace(_X86, name="x86-64-v4", cpu="x86-64-v4", vector_bits=512, vector_registers=32,
+                native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
+                # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
+                function_attributes='"prefer-vector-width"="512"'),
+        Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64)),
+        # By the triple alone riscv64 has neither a multiplier nor a float unit.
+        Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+        _CORTEX,
+        replace(_CORTEX, name="cortex-m4f", cpu="cortex-m4", dtypes=_EVERY_DTYPE - {f64},
+                native=_native("sqrt fma", f32)),
+        # Position-independent wasm needs __memory_base from its loader.
+        Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", vector_bits=128, index_bits=32,
+               relocation="static", native=_native(f"{_ROUNDING} sqrt min max", f32, f64),
+               allowed_undefined=frozenset(("__stack_pointer", "__linear_memory"))),
+        Target("nvptx64", "nvptx64-nvidia-cuda", "sm_80", vector_registers=255,
+               native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _native("min max", f32),
+               intrinsics=_PORTABLE_INTRINSICS | _NVPTX_INTRINSICS,
+               address_spaces=MappingProxyType({"global": 1, "stack": 0, "shared": 3}),
+               positions=MappingProxyType({
+                   "parallel": (),
+                   "block": tuple(f"llvm.nvvm.read.ptx.sreg.ctaid.{axis}" for axis in "xyz"),
+                   "thread": tuple(f"llvm.nvvm.read.ptx.sreg.tid.{axis}" for axis in "xyz"),
+               }),
+               barrier="call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)",
+               shared_storage="module", entry_convention="ptx_kernel "),
+    )
+})  # fmt: skip
+
+
+@cache
+def host_target() -> Target:
+    """This machine, with 512-bit vectors where it has them.
+
+    Raises `TargetError` on a machine of a family that graphc has no table for.
+
+    >>> host_target().name
+    'cpu'
+    """
+    import llvmlite.binding as llvm
+
+    triple = llvm.get_process_triple()
+    features = llvm.get_host_cpu_features()
+    family = triple.split("-")[0]
+    if family in ("x86_64", "amd64"):
+        wide = features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq") and features.get("avx512bw")
+        level = "x86-64-v4" if wide else "x86-64-v3" if features.get("avx2") and features.get("fma") else "x86-64"
+        base = TARGETS[level]
+    elif family in ("aarch64", "arm64"):
+        base = TARGETS["aarch64-linux-gnu"]
+    elif family == "riscv64":
+        return replace(TARGETS["riscv64-linux-gnu"], name="cpu", triple=triple)
+    else:
+        raise TargetError(f"target 'cpu': expected an x86-64, aarch64 or riscv64 machine, got {triple}")
+    return replace(base, name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features.flatten())
+
+
+def target_from_name(name: str) -> Target:
+    """The target of that name; ``cpu`` is this machine.
+
+    Raises `TargetError` for a name that is not in the table.
+
+    >>> target_from_name("wasm32").index_bits
+    32
+    """
+    if name == "cpu":
+        return host_target()
+    if name not in TARGETS:
+        raise TargetError(f"target: expected one of cpu, {', '.join(TARGETS)}, got {name!r}")
+    return TARGETS[name]

@@ -1,0 +1,163 @@
+"""The chain rule as a pass: one reverse sweep gives the cotangent of every value, shared prefixes computed once.
+
+In: a graph with float outputs. Out: a graph of stage "differentiated" that computes the outputs and the gradients.
+A pointwise op contributes the diagonal of its Jacobian (marked, never built as a matrix), any other op its adjoint.
+
+Reverse accumulation: Griewank & Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, ch. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.ir import scalar
+from graphc.ir.graph import Builder, Graph, Node, Value
+from graphc.ir.opdef import to_graph
+from graphc.ir.scalar import Scalar
+
+
+def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True) -> Graph:
+    """The graph's outputs, then the gradient with respect to each input in `wrt` (default: every float input).
+
+    With `seeds` the cotangents of the float outputs are further inputs ``d_<output>``; without, the single scalar
+    output is seeded with 1. Raises `ArgumentError` for an unknown input, `DTypeError` for one that is not a float,
+    `ShapeError` where a scalar output is needed and not there.
+
+    >>> from graphc.ir.types import f32
+    >>> build = Builder()
+    >>> x = build.input(f32[()], "x")
+    >>> print(vjp(build.graph("square", [build.mul(x, x)]), seeds=False))
+    graphc 1
+    graph @square_vjp(%x: f32[]) -> (f32[], %d_x: f32[]) stage differentiated {
+      %0 = mul %x, %x : f32[]
+      %1 = add %x, %x : f32[]
+      return %0, %1
+    }
+    """
+    targets = _targets(graph, wrt)
+    build = Builder()
+    inputs = [build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs]
+    new = dict(zip(graph.inputs, inputs, strict=True))
+    forward: list[Node] = []
+    for node in graph.nodes:
+        copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name)
+        new.update(zip(node.results, copy.results, strict=True))
+        forward.append(copy)
+    outputs = [new[v] for v in graph.outputs]
+    cotangents = _Cotangents(build)
+    for position, output in enumerate(outputs):
+        if not output.dtype.is_float:
+            continue
+        if seeds:
+            name = graph.output_names[position] if graph.output_names else str(position)
+            cotangents.add(output, build.input(output.type, f"d_{name}"))
+        else:
+            cotangents.add(output, build.splat(1, output.type))
+    wanted = [new[v] for v in targets]
+    _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
+    gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
+    names = [*(graph.output_names or ("",) * len(outputs)), *(f"d_{v.node.name}" for v in wanted)]
+    return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+
+
+def _targets(graph: Graph, wrt: Sequence[str | int] | None) -> list[Value]:
+    if wrt is None:
+        return [v for v in graph.inputs if v.dtype.is_float]
+    by_name = {v.node.name: v for v in graph.inputs}
+    targets = []
+    for key in wrt:
+        if isinstance(key, str) and key not in by_name:
+            raise ArgumentError(f"vjp: wrt: expected one of {', '.join(by_name)}, got {key!r}")
+        if isinstance(key, int) and not 0 <= key < len(graph.inputs):
+            raise ArgumentError(f"vjp: wrt: expected an input below {len(graph.inputs)}, got {key}")
+        value = by_name[key] if isinstance(key, str) else graph.inputs[key]
+        if not value.dtype.is_float:
+            raise DTypeError(f"vjp: wrt: %{value.node.name}: expected a float input, got {value.type!r}")
+        targets.append(value)
+    return targets
+
+
+def check_scalar_output(graph: Graph) -> None:
+    """Raises unless the first output is a float scalar, the only kind of loss that needs no seed."""
+    loss = graph.outputs[0].type if graph.outputs else None
+    if loss is None or loss.shape != () or not loss.dtype.is_float:
+        raise ShapeError(f"@{graph.name}: expected a float scalar to differentiate, got {loss!r}")
+
+
+class _Cotangents:
+    """The cotangent contributions of each value; they are summed when the value's own turn comes."""
+
+    def __init__(self, build: Builder) -> None:
+        self._build = build
+        self._parts: dict[Value, list[Value]] = {}
+
+    def add(self, value: Value, part: Value | None) -> None:
+        if part is not None:
+            self._parts.setdefault(value, []).append(part)
+
+    def total(self, value: Value) -> Value | None:
+        parts = self._parts.get(value)
+        if not parts:
+            return None
+        while len(parts) > 1:
+            parts[:] = [self._build.add(parts[0], parts[1]), *parts[2:]]
+        return parts[0]
+
+
+def _sweep(build: Builder, forward: list[Node], wanted: list[Value], cotangents: _Cotangents, loss: str) -> None:
+    needed: set[Value] = set(wanted)  # values through which a wanted input is reached
+    for node in forward:
+        if any(v in needed for v in node.operands):
+            needed.update(v for v in node.results if v.dtype.is_float)
+    for node in reversed(forward):
+        if not any(v in needed for v in node.results):
+            continue
+        source = next((v.node.name for v in node.operands if v in needed and v.node.name), node.name)
+        build.loc = node.loc.with_note(f"d {loss} / d {source or node.op.name}")
+        totals = [cotangents.total(v) for v in node.results]
+        if all(t is None for t in totals):
+            continue
+        if node.op.diagonal:
+            (g,) = totals
+            assert g is not None
+            parts: Sequence[Value | None] = [
+                _times_diagonal(build, g, diagonal, node) if diagonal is not None and operand in needed else None
+                for diagonal, operand in zip(node.op.diagonal, node.operands, strict=True)
+            ]
+        elif node.op.adjoint is not None:
+            parts = node.op.adjoint(build, node, totals)
+        else:
+            continue  # the op has no derivative: nothing flows through it (its reason is in the registry)
+        for operand, part in zip(node.operands, parts, strict=True):
+            if operand in needed:
+                cotangents.add(operand, part)
+    for value in wanted:
+        build.loc = value.node.loc.with_note(f"d {loss} / d {value.node.name}")
+        cotangents.total(value)
+
+
+def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
+    """g ⊙ diagonal. A factor of 0, 1 or -1 needs no product; a choice between factors stays a choice, so that a
+    derivative that is 0 stops an infinite or NaN cotangent."""
+    args = (*node.operands, *node.results)
+    if diagonal.fn == "const":
+        if diagonal.value == 0:
+            return None
+        if diagonal.value in (1, -1):
+            return g if diagonal.value == 1 else build.neg(g)
+    if diagonal.fn == "select":
+        condition, yes, no = diagonal.args
+        if condition.fn == "arg" or scalar_is_condition(condition):
+            chosen = _times_diagonal(build, g, yes, node)
+            other = _times_diagonal(build, g, no, node)
+            if chosen is None and other is None:
+                return None
+            zero = build.zeros(g.type)
+            where = to_graph(condition, build, args, g.type)
+            return build.select(where, chosen or zero, other or zero, diagonal=True)
+    return build.mul(g, to_graph(diagonal, build, args, g.type), diagonal=True)
+
+
+def scalar_is_condition(tree: Scalar) -> bool:
+    return tree.fn in scalar.PRIMITIVES and scalar.PRIMITIVES[tree.fn].result == "bool"
