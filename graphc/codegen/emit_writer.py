@@ -56,7 +56,10 @@ def literal(dtype: DType, number: Number) -> str:
 
 def quoted(name: str) -> str:
     """A global's name, quoted where LLVM wants it."""
-    plain = name.isascii() and name.replace("_", "a").replace(".", "a").replace("$", "a").replace("-", "a").isalnum()
+    plain = (
+        name.isascii()
+        and name.replace("_", "a").replace(".", "a").replace("$", "a").replace("-", "a").isalnum()
+    )
     if plain and not name[0].isdigit():
         return f"@{name}"
     return '@"' + "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else
@@ -89,7 +92,9 @@ class Writer:
         """The LLVM type of a value in registers."""
         if dtype not in self.target.dtypes or dtype.name not in _TYPES:
             names = ", ".join(sorted(t.name for t in self.target.dtypes))
-            raise TargetError(f"kernel @{self.name}: expected one of {names} on {self.target.name}, got {dtype.name}")
+            raise TargetError(
+                f"kernel @{self.name}: expected one of {names} on {self.target.name}, got {dtype.name}"
+            )
         scalar = _TYPES[dtype.name]
         return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
@@ -171,7 +176,9 @@ class Writer:
         vector = self.type(value.dtype, lanes)
         first = self.emit(f"insertelement {vector} poison, {self.typed(value)}, i64 0", value.dtype, lanes)
         zeros = f"<{lanes} x i32> zeroinitializer"
-        splat = self.emit(f"shufflevector {vector} {first.text}, {vector} poison, {zeros}", value.dtype, lanes)
+        splat = self.emit(
+            f"shufflevector {vector} {first.text}, {vector} poison, {zeros}", value.dtype, lanes
+        )
         self.scopes[-1].cache[key] = splat.text
         return splat
 
@@ -198,7 +205,9 @@ class Writer:
             x, y = self.alike(x, y)
         else:
             condition, x, y = self.alike(condition, x, y)
-        return self.emit(f"select {self.typed(condition)}, {self.typed(x)}, {self.typed(y)}", x.dtype, x.lanes)
+        return self.emit(
+            f"select {self.typed(condition)}, {self.typed(x)}, {self.typed(y)}", x.dtype, x.lanes
+        )
 
     def call(self, name: str, args: Sequence[Value], dtype: DType) -> Value:
         """A call of an intrinsic that works lane by lane."""
@@ -252,9 +261,10 @@ class Writer:
         if x is None or y is None:
             return y if x is None else x
         if x.const is not None and y.const is not None:
-            x, y = (Value(v.text, v.dtype, v.lanes, v.const) for v in (x, y))
             lanes = max(x.lanes, y.lanes)
-            pairs = zip(self.broadcast(x, lanes).const or (), self.broadcast(y, lanes).const or (), strict=True)
+            pairs = zip(
+                self.broadcast(x, lanes).const or (), self.broadcast(y, lanes).const or (), strict=True
+            )
             return self.const_lanes(bool_, [int(a and b) for a, b in pairs])
         return self.binary("and", x, y)
 

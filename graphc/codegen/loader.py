@@ -48,7 +48,9 @@ class LoadedObject:
                 try:
                     found = self._jit.lookup(self._library, symbol)
                 except RuntimeError:
-                    raise CompileError(f"object: expected a symbol {symbol!r}, got none of that name") from None
+                    raise CompileError(
+                        f"object: expected a symbol {symbol!r}, got none of that name"
+                    ) from None
                 self._trackers.append(found)
                 self._addresses[symbol] = found[symbol]
             return self._addresses[symbol]

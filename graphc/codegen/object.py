@@ -49,7 +49,9 @@ def _parsed(llvm_text: str, target: Target, machine: llvm.TargetMachine) -> llvm
         message = str(error)
         found = re.search(r":(\d+):\d+: error: (.*)", message)
         if found is None:
-            raise CompileError(f"llvm: expected a valid module for {target.name}, got: {message.strip()}") from None
+            raise CompileError(
+                f"llvm: expected a valid module for {target.name}, got: {message.strip()}"
+            ) from None
         number = int(found.group(1))
         line = llvm_text.splitlines()[number - 1].strip()
         raise CompileError(f"llvm:{number}: expected valid LLVM IR, got {found.group(2)}\n  {line}") from None
@@ -99,7 +101,9 @@ _SYMBOL_TABLE, _ALLOC, _WRITE = 2, 2, 1
 def _sections(data: bytes) -> tuple[list[_Section], bool, int]:
     """The section headers, whether the file is 64-bit, and the number of the section that holds the names."""
     if len(data) < 52 or data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] != 1:
-        raise ArtifactError(f"object: expected a little-endian ELF file, got bytes that begin with {data[:8]!r}")
+        raise ArtifactError(
+            f"object: expected a little-endian ELF file, got bytes that begin with {data[:8]!r}"
+        )
     wide = data[4] == 2
     try:
         if wide:
@@ -114,7 +118,9 @@ def _sections(data: bytes) -> tuple[list[_Section], bool, int]:
             name, kind, flags, _, offset, length, link, _, _, entry = fields
             sections.append(_Section(name, kind, flags, offset, length, link, entry))
     except struct.error as error:
-        raise ArtifactError(f"object: expected {len(data)} bytes to hold the section table, got {error}") from None
+        raise ArtifactError(
+            f"object: expected {len(data)} bytes to hold the section table, got {error}"
+        ) from None
     return sections, wide, names
 
 

@@ -149,8 +149,15 @@ def host_target() -> Target:
     features = llvm.get_host_cpu_features()
     family = triple.split("-")[0]
     if family in ("x86_64", "amd64"):
-        wide = features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq") and features.get("avx512bw")
-        level = "x86-64-v4" if wide else "x86-64-v3" if features.get("avx2") and features.get("fma") else "x86-64"
+        wide = (
+            features.get("avx512f")
+            and features.get("avx512vl")
+            and features.get("avx512dq")
+            and features.get("avx512bw")
+        )
+        level = (
+            "x86-64-v4" if wide else "x86-64-v3" if features.get("avx2") and features.get("fma") else "x86-64"
+        )
         base = TARGETS[level]
     elif family in ("aarch64", "arm64"):
         base = TARGETS["aarch64-linux-gnu"]

@@ -302,7 +302,7 @@ class Builder:
         return node
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
-        from graphc.ir.opdef import REGISTRY
+        from graphc.ir.ops import REGISTRY
 
         op = REGISTRY.get(name.rstrip("_"))
         if op is None:
@@ -316,14 +316,14 @@ class Builder:
 
     def splat(self, value: float | int | bool, type: TensorType, loc: Loc | None = None) -> Value:
         """A constant of this type with the same number everywhere."""
-        from graphc.ir.opdef import REGISTRY
+        from graphc.ir.ops import REGISTRY
 
         kind = float if type.dtype.is_float else (bool if type.dtype.kind == "bool" else int)
         return Value(self.emit(REGISTRY["const"], (), {"value": kind(type.dtype.numpy.type(value)), "type": type}, loc=loc))
 
     def constant(self, array: np.ndarray, type: TensorType, loc: Loc | None = None) -> Value:
         """A constant array: inline where all elements are equal, else dense."""
-        from graphc.ir.opdef import REGISTRY
+        from graphc.ir.ops import REGISTRY
 
         data = np.asarray(array).astype(type.dtype.numpy, copy=False)
         if data.shape != type.shape:

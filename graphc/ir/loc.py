@@ -5,10 +5,12 @@ In: a Python frame. Out: `Loc`, carried by every node and printed as ``loc("digi
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+_PLAIN_SCOPE = re.compile(r"[A-Za-z0-9_.]+\Z")
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -39,7 +41,7 @@ class Loc:
 
         parts = [f"{quoted(self.file)}:{self.line}"] if self.file else []
         if self.scope:
-            parts.append(f"in {self.scope}")
+            parts.append(f"in {self.scope if _PLAIN_SCOPE.match(self.scope) else quoted(self.scope)}")
         if self.note:
             parts.append(f"as {quoted(self.note)}")
         return f"loc({' '.join(parts)})"

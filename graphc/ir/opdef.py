@@ -96,6 +96,22 @@ def check_dtype(dtype: DType, allowed: Sequence[DType]) -> None:
         raise DTypeError(f"expected one of {', '.join(t.name for t in allowed)}, got {dtype.name}")
 
 
+def int_list(attrs: Attrs, name: str) -> tuple[int, ...]:
+    """An attribute that is a list of integers; raises `ShapeError` for anything else, `True` and 1.0 included."""
+    value = attrs[name]
+    if not isinstance(value, tuple) or not all(type(v) is int for v in value):
+        raise ShapeError(f"{name}: expected a list of integers, got {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def integer(attrs: Attrs, name: str) -> int:
+    """An attribute that is one integer; raises `ShapeError` for anything else."""
+    value = attrs[name]
+    if type(value) is not int:
+        raise ShapeError(f"{name}: expected an integer, got {value!r}")
+    return value
+
+
 def span(*ranges: float | tuple[float, float]) -> Samples:
     """Uniform samples: ``span(-4, 4)`` for every operand, ``span((-4, 4), (0, 1))`` for each its own."""
     pairs: list[tuple[float, float]] = (

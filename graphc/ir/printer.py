@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from graphc.ir.graph import Attr, Graph, Node, Value
-from graphc.ir.loc import UNKNOWN
 from graphc.ir.types import DType, TensorType
 
 VERSION = 1
@@ -55,13 +54,13 @@ class _Names:
 
     def _assign(self, value: Value, wanted: str) -> None:
         name = wanted
-        if not name:
-            name = str(self._next)
-            self._next += 1
         suffix = 1
-        while name in self._taken:
+        while wanted and name in self._taken:
             suffix += 1
             name = f"{wanted}.{suffix}"
+        while not name or name in self._taken:  # an input may be named by a number
+            name = str(self._next)
+            self._next += 1
         self._taken.add(name)
         self._names[value] = name
 
@@ -120,7 +119,8 @@ def node_lines(node: Node, values: _Names, locations: bool, names: bool) -> list
     text += _attributes(node.attrs, skip={"type", "value"} if node.op.name == "const" else {"type"})
     types = ", ".join(map(repr, node.types))
     text += f" : {types}" if len(node.types) == 1 else f" : ({types})"
-    note = f"{node.loc!r}" if locations and node.loc != UNKNOWN else ""
+    known = node.loc.file or node.loc.scope or node.loc.note
+    note = f"{node.loc!r}" if locations and known else ""
     if not node.regions:
         return [f"{text:<{_LOC_COLUMN}}  {note}" if note else text]
     (region,) = node.regions

@@ -408,6 +408,8 @@ def to_latex(tree: Scalar, args: Sequence[str], latex_of: Callable[[str], str] |
             rf"\left({v}\right)" if wrap and a.fn in loose and not (node.fn == "sub" and i == 0) else v
             for i, (a, v) in enumerate(zip(node.args, values, strict=True))
         ]
+        if node.fn == "mul" and node.args[1].fn == "const":  # a number stands in front
+            shown.reverse()
         return template.format(*shown)
 
     return fold(tree, lambda node: args[int(node.value)], of_node)

@@ -50,15 +50,28 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
         if not output.dtype.is_float:
             continue
         if seeds:
-            name = graph.output_names[position] if graph.output_names else str(position)
-            cotangents.add(output, build.input(output.type, f"d_{name}"))
+            name = (graph.output_names[position] if graph.output_names else "") or str(position)
+            taken = [v.node.name for v in build.inputs]
+            cotangents.add(output, build.input(output.type, _fresh(f"d_{name}", taken)))
         else:
             cotangents.add(output, build.splat(1, output.type))
     wanted = [new[v] for v in targets]
     _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
-    names = [*(graph.output_names or ("",) * len(outputs)), *(f"d_{v.node.name}" for v in wanted)]
+    names = list(graph.output_names or ("",) * len(outputs))
+    for value in wanted:
+        names.append(_fresh(f"d_{value.node.name}", names))
     return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+
+
+def _fresh(name: str, taken: Sequence[str]) -> str:
+    """The name, numbered where it is taken: a second derivative has two gradients with respect to one input."""
+    number = 1
+    fresh = name
+    while fresh in taken:
+        number += 1
+        fresh = f"{name}.{number}"
+    return fresh
 
 
 def _targets(graph: Graph, wrt: Sequence[str | int] | None) -> list[Value]:

@@ -22,7 +22,7 @@ INDICES = (i32, i64)
 
 def _axis(x: TensorType, attrs: Attrs) -> int:
     axis = attrs["axis"]
-    if not isinstance(axis, int) or not 0 <= axis < x.rank:
+    if type(axis) is not int or not 0 <= axis < x.rank:
         raise ShapeError(f"expected an axis within rank {x.rank}, got {axis!r}")
     return axis
 
@@ -47,6 +47,7 @@ def _ref_gather(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarr
 
 
 def _adjoint_gather(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent added to zeros at the same indices."""
     (g,), (x, indices) = cotangents, node.operands
     return [None if g is None else build.scatter_add(build.zeros(x.type), indices, g, axis=node.int("axis")), None]
 
@@ -73,6 +74,7 @@ def _ref_scatter(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndar
 
 
 def _adjoint_scatter(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent itself, and for the updates what it holds at the same indices."""
     (g,), indices = cotangents, node.operands[1]
     return [g, None, None if g is None else build.gather(g, indices, axis=node.int("axis"))]
 

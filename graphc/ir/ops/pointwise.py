@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphc.errors import ShapeError
 from graphc.ir.opdef import ANY, LOGIC, NUMBERS, OpDef, Sample, check_dtype, pointwise, register, span
 from graphc.ir.scalar import cast_numpy
 from graphc.ir.types import DType, TensorType, f64, i32
@@ -196,10 +197,13 @@ def _infer_cast(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph,
     assert isinstance(type, TensorType)
     check_dtype(types[0].dtype, ANY)
     check_dtype(type.dtype, ANY)
-    return (TensorType(type.dtype, types[0].shape),)
+    if type.shape != types[0].shape:
+        raise ShapeError(f"expected a result of shape {list(types[0].shape)}, got {type!r}")
+    return (type,)
 
 
 def _adjoint_cast(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent converted back to the operand's type."""
     (g,) = cotangents
     source = node.operands[0]
     return [None if g is None or not source.dtype.is_float else build.cast(g, type=source.type)]
@@ -231,4 +235,13 @@ cast = register(
         dtypes=ANY,
         samples=_cast_samples,
     )
+)
+
+stop_gradient = pointwise(
+    "stop_gradient",
+    expr=lambda s, x: x,
+    deriv=lambda s, x, y: (0,),
+    ref=np.positive,
+    doc="The operand; no cotangent passes.",
+    kink="0 everywhere, by definition",
 )

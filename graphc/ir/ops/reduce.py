@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
-from graphc.ir.opdef import NUMBERS, Adjoint, OpDef, Sample, check_dtype, register
+from graphc.ir.opdef import NUMBERS, Adjoint, OpDef, Sample, check_dtype, int_list, register
 from graphc.ir.types import DType, TensorType, bool_, i32
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _axes(attrs: Attrs) -> tuple[int, ...]:
-    return attrs["axes"]  # type: ignore[return-value]
+    return int_list(attrs, "axes")
 
 
 def _kept(rank: int, axes: Sequence[int]) -> tuple[int, ...]:
@@ -58,6 +58,7 @@ def _samples(rng: np.random.Generator, dtype: DType) -> Sequence[Sample]:
 
 
 def _adjoint_sum(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent repeated along the summed axes."""
     (g,) = cotangents
     x = node.operands[0]
     return [None if g is None else build.broadcast(g, dims=_kept(x.type.rank, node.ints("axes")), shape=x.shape)]

@@ -13,27 +13,13 @@ import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
 from graphc.ir.graph import Dense
-from graphc.ir.opdef import ANY, NUMBERS, OpDef, Sample, check_dtype, register
+from graphc.ir.opdef import ANY, NUMBERS, OpDef, Sample, check_dtype, int_list, integer, register
 from graphc.ir.types import DType, TensorType, bool_
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Builder, Graph, Node, Value
 
 _LINEAR_VIEW = frozenset({"view", "linear"})
-
-
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    if not isinstance(value, tuple) or not all(isinstance(v, int) for v in value):
-        raise ShapeError(f"{name}: expected a list of integers, got {value!r}")
-    return value  # type: ignore[return-value]
-
-
-def _int(attrs: Attrs, name: str) -> int:
-    value = attrs[name]
-    if not isinstance(value, int):
-        raise ShapeError(f"{name}: expected an integer, got {value!r}")
-    return value
 
 
 def _type(attrs: Attrs) -> TensorType:
@@ -54,14 +40,36 @@ def _array(rng: np.random.Generator, dtype: DType, *shape: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- const and iota
 
 
+def canonical_number(value: object, dtype: DType) -> bool | int | float | None:
+    """The number as a constant of this type holds it, of its kind and precision; None where the type can't.
+
+    >>> from graphc.ir.types import f32, i32, u8
+    >>> canonical_number(1, f32), canonical_number(0.1, f32), canonical_number(300, u8), canonical_number(1.5, i32)
+    (1.0, 0.10000000149011612, None, None)
+    """
+    if not dtype.compiled or not isinstance(value, (bool, int, float)):
+        return None
+    if isinstance(value, bool) or dtype.kind == "bool":
+        return value if isinstance(value, bool) and dtype.kind == "bool" else None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return None
+    if dtype.is_float:
+        with np.errstate(over="ignore"):
+            return float(dtype.numpy.type(value))
+    if not isinstance(value, int):
+        return None
+    limits = np.iinfo(dtype.numpy)
+    return int(value) if limits.min <= value <= limits.max else None
+
+
 def _infer_const(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
     type, value = _type(attrs), attrs["value"]
     check_dtype(type.dtype, ANY)
     if isinstance(value, Dense):
         if value.array.shape != type.shape or value.array.dtype != type.dtype.numpy:
             raise ShapeError(f"expected a constant of {type!r}, got {value.array.dtype.name}{list(value.array.shape)}")
-    elif not isinstance(value, (bool, int, float)):
-        raise DTypeError(f"expected a number, got {value!r}")
+    elif canonical_number(value, type.dtype) is None:
+        raise DTypeError(f"expected a number of {type.dtype.name}, got {value!r}")
     return (type,)
 
 
@@ -85,13 +93,13 @@ const = register(
 def _infer_iota(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
     type = _type(attrs)
     check_dtype(type.dtype, NUMBERS)
-    if not 0 <= _int(attrs, "dim") < type.rank:
+    if not 0 <= integer(attrs, "dim") < type.rank:
         raise ShapeError(f"expected a dimension within rank {type.rank}, got {attrs['dim']}")
     return (type,)
 
 
 def _ref_iota(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
-    type, dim = _type(attrs), _int(attrs, "dim")
+    type, dim = _type(attrs), integer(attrs, "dim")
     line = np.arange(type.shape[dim]).astype(type.dtype.numpy)
     return [np.broadcast_to(line.reshape([-1 if d == dim else 1 for d in range(type.rank)]), type.shape)]
 
@@ -108,7 +116,7 @@ iota = register(
 
 
 def _infer_broadcast(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
-    (x,), dims, shape = types, _ints(attrs, "dims"), _ints(attrs, "shape")
+    (x,), dims, shape = types, int_list(attrs, "dims"), int_list(attrs, "shape")
     if len(dims) != x.rank or list(dims) != sorted(set(dims)) or not all(0 <= d < len(shape) for d in dims):
         raise ShapeError(f"expected {x.rank} increasing dims within rank {len(shape)}, got {list(dims)}")
     if any(shape[d] != n for d, n in zip(dims, x.shape, strict=True)):
@@ -117,7 +125,7 @@ def _infer_broadcast(types: Sequence[TensorType], attrs: Attrs, regions: tuple[G
 
 
 def _ref_broadcast(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
-    (x,), dims, shape = arrays, _ints(attrs, "dims"), _ints(attrs, "shape")
+    (x,), dims, shape = arrays, int_list(attrs, "dims"), int_list(attrs, "shape")
     padded = [1] * len(shape)
     for d, n in zip(dims, x.shape, strict=True):
         padded[d] = n
@@ -125,6 +133,7 @@ def _ref_broadcast(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.nd
 
 
 def _adjoint_broadcast(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent summed over the repeated dimensions."""
     (g,) = cotangents
     new = tuple(d for d in range(len(node.ints("shape"))) if d not in node.ints("dims"))
     return [None if g is None else build.reduce_sum(g, axes=new)]
@@ -144,20 +153,21 @@ broadcast = register(
 
 
 def _infer_reshape(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
-    (x,), shape = types, _ints(attrs, "shape")
+    (x,), shape = types, int_list(attrs, "shape")
     if math.prod(shape) != x.size:
         raise ShapeError(f"expected a shape of {x.size} elements for {x!r}, got {list(shape)}")
     return (TensorType(x.dtype, shape),)
 
 
 def _adjoint_reshape(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent under the operand's shape."""
     (g,) = cotangents
     return [None if g is None else build.reshape(g, shape=node.operands[0].shape)]
 
 
 reshape = register(
     OpDef(
-        "reshape", _infer_reshape, lambda arrays, attrs: [arrays[0].reshape(_ints(attrs, "shape"))], 1, _adjoint_reshape,
+        "reshape", _infer_reshape, lambda arrays, attrs: [arrays[0].reshape(int_list(attrs, "shape"))], 1, _adjoint_reshape,
         traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}", doc="The same elements in row-major order under another shape.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 4, 6),), {"shape": (3, 8)}),
@@ -169,13 +179,14 @@ reshape = register(
 
 
 def _infer_transpose(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
-    (x,), perm = types, _ints(attrs, "perm")
+    (x,), perm = types, int_list(attrs, "perm")
     if sorted(perm) != list(range(x.rank)):
         raise ShapeError(f"expected a permutation of {x.rank} dimensions, got {list(perm)}")
     return (TensorType(x.dtype, tuple(x.shape[p] for p in perm)),)
 
 
 def _adjoint_transpose(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The cotangent with its dimensions put back by the inverse permutation."""
     (g,), perm = cotangents, node.ints("perm")
     inverse = tuple(sorted(range(len(perm)), key=perm.__getitem__))
     return [None if g is None else build.transpose(g, perm=inverse)]
@@ -183,7 +194,7 @@ def _adjoint_transpose(build: Builder, node: Node, cotangents: Sequence[Value | 
 
 transpose = register(
     OpDef(
-        "transpose", _infer_transpose, lambda arrays, attrs: [arrays[0].transpose(_ints(attrs, "perm"))], 1,
+        "transpose", _infer_transpose, lambda arrays, attrs: [arrays[0].transpose(int_list(attrs, "perm"))], 1,
         _adjoint_transpose, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}^T", doc="Result dimension i is operand dimension perm[i].",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 4, 6),), {"perm": (1, 0)}),
@@ -197,7 +208,7 @@ transpose = register(
 
 def _infer_slice(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
     (x,) = types
-    start, size, step = (_ints(attrs, k) for k in ("start", "size", "step"))
+    start, size, step = (int_list(attrs, k) for k in ("start", "size", "step"))
     if not len(start) == len(size) == len(step) == x.rank:
         raise ShapeError(f"expected start, size and step for each of {x.rank} dimensions")
     for n, a, count, s in zip(x.shape, start, size, step, strict=True):
@@ -208,7 +219,7 @@ def _infer_slice(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph
 
 
 def _ref_slice(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
-    start, size, step = (_ints(attrs, k) for k in ("start", "size", "step"))
+    start, size, step = (int_list(attrs, k) for k in ("start", "size", "step"))
     picks = [a + s * np.arange(n) for a, n, s in zip(start, size, step, strict=True)]
     return [arrays[0][np.ix_(*picks)] if picks else arrays[0]]
 
@@ -252,17 +263,18 @@ def _padded(n: int, low: int, high: int, interior: int) -> int:
 
 def _infer_pad(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
     (x,) = types
-    low, high, interior = (_ints(attrs, k) for k in ("low", "high", "interior"))
+    low, high, interior = (int_list(attrs, k) for k in ("low", "high", "interior"))
     if not len(low) == len(high) == len(interior) == x.rank or min((*low, *high, *interior, 0)) < 0:
         raise ShapeError(f"expected non-negative low, high and interior for each of {x.rank} dimensions")
-    if not isinstance(attrs["value"], (bool, int, float)):
-        raise DTypeError(f"expected a number to pad with, got {attrs['value']!r}")
+    value = attrs["value"]
+    if canonical_number(value, x.dtype) is None and not (x.dtype is bool_ and value in (0, 1)):
+        raise DTypeError(f"expected a number of {x.dtype.name} to pad with, got {value!r}")
     return (TensorType(x.dtype, tuple(map(_padded, x.shape, low, high, interior))),)
 
 
 def _ref_pad(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
     (x,) = arrays
-    low, high, interior = (_ints(attrs, k) for k in ("low", "high", "interior"))
+    low, high, interior = (int_list(attrs, k) for k in ("low", "high", "interior"))
     result = np.full(tuple(map(_padded, x.shape, low, high, interior)), attrs["value"], x.dtype)
     spots = [a + (i + 1) * np.arange(n) for a, i, n in zip(low, interior, x.shape, strict=True)]
     result[np.ix_(*spots) if spots else ()] = x
@@ -270,6 +282,7 @@ def _ref_pad(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]
 
 
 def _adjoint_pad(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The slice of the cotangent where the operand's elements stand."""
     (g,) = cotangents
     if g is None:
         return [None]
@@ -291,7 +304,7 @@ pad = register(
 
 
 def _infer_concat(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
-    axis = _int(attrs, "axis")
+    axis = integer(attrs, "axis")
     if not types or not 0 <= axis < types[0].rank:
         raise ShapeError(f"expected at least one operand of a rank above {axis}")
 
@@ -309,6 +322,7 @@ def _infer_concat(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Grap
 
 
 def _adjoint_concat(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """Each operand's own slice of the cotangent."""
     (g,), axis = cotangents, node.int("axis")
     parts: list[Value | None] = []
     offset = 0
@@ -321,7 +335,7 @@ def _adjoint_concat(build: Builder, node: Node, cotangents: Sequence[Value | Non
 
 concat = register(
     OpDef(
-        "concat", _infer_concat, lambda arrays, attrs: [np.concatenate(arrays, axis=_int(attrs, "axis"))], None,
+        "concat", _infer_concat, lambda arrays, attrs: [np.concatenate(arrays, axis=integer(attrs, "axis"))], None,
         _adjoint_concat, traits=_LINEAR_VIEW, dtypes=ANY, latex="[{0}]", doc="Operands one after the other along `axis`.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 3, 4), _array(rng, dtype, 2, 4)), {"axis": 0}),

@@ -1,0 +1,252 @@
+"""KERNEL expressions to values: each shared expression once a statement, indices as affine forms.
+
+In: expressions, the variables in scope, the lanes and the mask of the vector loop around. Out: instructions through the
+`Writer`. Walks are iterative: fused chains of operations are deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.codegen import emit_math
+from graphc.codegen.emit_memory import LANE, Affine, Memory, Symbol, place_of
+from graphc.codegen.emit_registers import Registers, children
+from graphc.codegen.emit_writer import Value, Writer
+from graphc.ir.kernel import (
+    Apply,
+    Bitcast,
+    Buffer,
+    Cast,
+    Const,
+    Expr,
+    Intrinsic,
+    Load,
+    Reduce,
+    Shuffle,
+    Var,
+    from_scalar,
+)
+from graphc.ir.scalar import PRIMITIVES
+from graphc.ir.types import bool_, f64, i32, i64
+
+_TESTS = ("lt", "le", "gt", "ge")
+_REDUCIBLE = ("add", "mul", "min", "max", "and", "or")
+
+
+class Expressions:
+    """Evaluates expressions at the point where instructions are written."""
+
+    def __init__(self, writer: Writer, memory: Memory, registers: Registers, exact: bool) -> None:
+        self.w = writer
+        self.memory = memory
+        self.registers = registers
+        self.variables: dict[str, Affine | Value] = {}
+        self.symbols: dict[str, Symbol] = {}
+        self.lanes = 1  # of the vector loop around
+        self.mask: Value | None = None  # which of them are active; `None`: all
+        self.exact = exact  # lanes look at each other, so that inactive ones must give 0
+        self._memo: dict[int, Value] = {}
+        self._expanded: dict[
+            int, tuple[Expr, Expr]
+        ] = {}  # transcendentals and their expansions, kept alive by it
+
+    def new_statement(self) -> None:
+        """Values of expressions are shared within a statement: the next one may see other memory and variables."""
+        self._memo = {}
+        self._expanded = {}
+
+    # Values
+
+    def value(self, expr: Expr) -> Value:
+        """The value of an expression: uniform, or one a lane."""
+        memo, stack = self._memo, [expr]
+        while stack:
+            node = stack[-1]
+            if id(node) in memo:
+                stack.pop()
+                continue
+            missing = [a for a in self._operands(node) if id(a) not in memo]
+            if missing and id(node) not in memo:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if id(node) not in memo:
+                memo[id(node)] = self._emit(node)
+        return memo[id(expr)]
+
+    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+        if isinstance(node, Load):
+            return ()  # indices are taken apart, not evaluated
+        if isinstance(node, Apply):
+            if node.fn not in PRIMITIVES:
+                raise self.w.error("a primitive function", repr(node.fn))
+            if PRIMITIVES[node.fn].transcendental:
+                return (self._expansion(node),)
+            if node.fn in _TESTS and self.lanes > 1 and node.args[0].dtype is i64:
+                tested = self._lane_test(node)
+                if tested is not None:
+                    self._memo[id(node)] = tested
+                    return ()
+        return children(node)
+
+    def _expansion(self, node: Apply) -> Expr:
+        """A transcendental function over the others, by `ir.mathfn`."""
+        from graphc.ir import mathfn
+
+        if id(node) not in self._expanded:
+            dtype = node.args[0].dtype
+            if not dtype.is_float:
+                raise self.w.error(f"floats for {node.fn!r}", dtype.name)
+            tree = mathfn.expansion(node.fn, dtype, f64 in self.w.target.dtypes)
+            self._expanded[id(node)] = (node, from_scalar(tree, node.args, dtype))
+        return self._expanded[id(node)][1]
+
+    def _emit(self, node: Expr) -> Value:
+        if isinstance(node, Const):
+            return self.w.const(node.dtype, node.value)
+        if isinstance(node, Var):
+            return self._variable(node)
+        if isinstance(node, Load):
+            return self._load(node)
+        if isinstance(node, Apply):
+            if PRIMITIVES[node.fn].transcendental:
+                return self._memo[id(self._expansion(node))]
+            return emit_math.apply(self.w, node.fn, [self._memo[id(a)] for a in node.args])
+        if isinstance(node, Cast):
+            return emit_math.cast(self.w, self._memo[id(node.x)], node.dtype)
+        if isinstance(node, Bitcast):
+            return emit_math.bitcast(self.w, self._memo[id(node.x)], node.dtype)
+        if isinstance(node, Shuffle):
+            x, y = (self.w.broadcast(self._memo[id(a)], self.lanes) for a in (node.x, node.y))
+            return self.w.shuffle(x, y, node.lanes)
+        if isinstance(node, Reduce):
+            return self._reduce(node.fn, self.w.broadcast(self._memo[id(node.x)], self.lanes))
+        if isinstance(node, Intrinsic):
+            if node.name not in self.w.target.intrinsics:
+                raise self.w.error(f"an intrinsic of target {self.w.target.name}", repr(node.name))
+            return self.w.call(node.name, [self._memo[id(a)] for a in node.args], node.dtype)
+        raise self.w.error("an expression", type(node).__name__)
+
+    def _variable(self, node: Var) -> Value:
+        bound = self.variables.get(node.name)
+        if bound is None:
+            raise self.w.error(f"variable %{node.name} to be defined", "a use of it")
+        return self.affine_value(bound) if isinstance(bound, Affine) else bound
+
+    def _reduce(self, fn: str, x: Value) -> Value:
+        if fn not in _REDUCIBLE:
+            raise self.w.error(f"one of {', '.join(_REDUCIBLE)} to reduce with", repr(fn))
+        while x.lanes > 1:
+            half = x.lanes // 2
+            low = self.w.shuffle(x, x, range(half))
+            high = self.w.shuffle(x, x, range(half, 2 * half))
+            combined = emit_math.apply(self.w, fn, [low, high])
+            if x.lanes % 2:  # the lane without a partner goes on
+                odd = self.w.lane(x, x.lanes - 1)
+                combined = self.w.insert(self.w.shuffle(combined, combined, [*range(half), 0]), odd, half)
+            x = combined
+        return x
+
+    # Indices
+
+    def affine(self, expr: Expr) -> Affine:
+        """An i64 expression as a sum of symbols with constant coefficients."""
+        if isinstance(expr, Const):
+            return Affine(int(expr.value), {})
+        if isinstance(expr, Var):
+            bound = self.variables.get(expr.name)
+            if isinstance(bound, Affine):
+                return bound
+        if isinstance(expr, Apply) and expr.fn in ("add", "sub", "mul", "neg"):
+            parts = [self.affine(a) for a in expr.args]
+            if expr.fn == "neg":
+                return parts[0].times(-1)
+            x, y = parts
+            if expr.fn != "mul":
+                return x.plus(y, -1 if expr.fn == "sub" else 1)
+            if x.is_constant or y.is_constant:
+                return y.times(x.const) if x.is_constant else x.times(y.const)
+        return self._opaque(self.value(expr))
+
+    def _opaque(self, value: Value) -> Affine:
+        if value.dtype is not i64:
+            raise self.w.error("an index of type i64", value.dtype.name)
+        if value.const is not None:
+            step = value.const[1] - value.const[0] if value.lanes > 1 else 0
+            if all(n == value.const[0] + lane * step for lane, n in enumerate(value.const)):
+                return Affine(value.const[0], {LANE: step} if step else {})
+        return Affine(0, {self.symbol(value): 1})
+
+    def symbol(self, value: Value, late: bool = True) -> Symbol:
+        """A value as part of indices; `late` unless it is known at the head of the current scope."""
+        if value.text not in self.symbols:
+            narrow = value.text
+            if self.w.index_type != "i64" and value.lanes == 1:
+                narrow = self.w.fresh("%x")
+                text = f"  {narrow} = trunc i64 {value.text} to {self.w.index_type}"
+                (self.w.lines if late else self.w.scopes[-1].head).append(text)
+            self.symbols[value.text] = Symbol(narrow, value.text, len(self.w.scopes) - 1, late, value.lanes)
+        return self.symbols[value.text]
+
+    def affine_value(self, index: Affine) -> Value:
+        """The value of an affine form, as i64."""
+        place = place_of(index)
+        total = self.w.i64(place.const)
+        if place.lane_step:
+            total = self.w.const_lanes(
+                i64, [place.const + place.lane_step * lane for lane in range(self.lanes)]
+            )
+        for symbol, coefficient in place.uniform + place.vectors:
+            term = symbol.value
+            if coefficient != 1:
+                term = emit_math.apply(self.w, "mul", [term, self.w.i64(coefficient)])
+            nothing = total.const is not None and not any(total.const)
+            total = term if nothing else emit_math.apply(self.w, "add", [term, total])
+        return total
+
+    def linear(self, buffer: Buffer, indices: Sequence[Expr]) -> Affine:
+        """The offset of an element from the buffer's origin, in elements."""
+        if len(indices) != len(buffer.shape):
+            raise self.w.error(f"{len(buffer.shape)} indices of %{buffer.name}", str(len(indices)))
+        total = Affine(0, {})
+        for expr, stride in zip(indices, buffer.element_strides, strict=True):
+            total = total.plus(self.affine(expr).times(stride))
+        return total
+
+    def _load(self, node: Load) -> Value:
+        if node.buffer.space == "reg":
+            return self.registers.read(node.buffer, [self.affine(i) for i in node.indices])
+        place = place_of(self.linear(node.buffer, node.indices))
+        return self.memory.load(node.buffer, place, self.lanes, self.mask, self.exact)
+
+    def _lane_test(self, node: Apply) -> Value | None:
+        """``base + lane < n`` as ``lane < n - base``: one vector comparison of narrow integers.
+
+        Only for loop variables and parameters, whose difference doesn't wrap; `None` for other comparisons.
+        """
+        difference = self.affine(node.args[0]).plus(self.affine(node.args[1]), -1)
+        step = difference.terms.get(LANE, 0)
+        if step == 0 or any(s.late or s.lanes > 1 for s in difference.terms if s is not LANE):
+            return None
+        rest = Affine(difference.const, {s: c for s, c in difference.terms.items() if s is not LANE})
+        fn = node.fn
+        if rest.is_constant:
+            compare = {"lt": int.__lt__, "le": int.__le__, "gt": int.__gt__, "ge": int.__ge__}[fn]
+            return self.w.const_lanes(
+                bool_, [compare(step * lane + rest.const, 0) for lane in range(self.lanes)]
+            )
+        if abs(step) != 1:
+            return None
+        if step == 1:  # lane < -rest
+            rest = rest.times(-1)
+        else:  # -lane < -rest is lane > rest
+            fn = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}[fn]
+        if fn in ("le", "gt"):  # lane <= n is lane < n + 1
+            rest = Affine(rest.const + 1, rest.terms)
+        bound = self.affine_value(rest)
+        for fold, limit in (("max", 0), ("min", self.lanes)):
+            bound = emit_math.apply(self.w, fold, [bound, self.w.i64(limit)])
+        numbers = self.w.const_lanes(i32, range(self.lanes))
+        return self.w.compare(
+            "slt" if fn in ("lt", "le") else "sge", numbers, emit_math.cast(self.w, bound, i32)
+        )

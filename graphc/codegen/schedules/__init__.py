@@ -1,0 +1,88 @@
+"""Schedules: how a fused region becomes loops, one schedule for each kind of region.
+
+In: a `fused` node, a target, which results overwrite which operands. Out: a `Kernel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from graphc.codegen.target import Target
+from graphc.errors import CompileError
+from graphc.ir.graph import Graph, Node, Value
+from graphc.ir.kernel import Kernel
+
+from .contract import schedule_contract
+from .map_ import schedule_map
+from .reduce import schedule_reduce
+from .scatter import schedule_scatter
+
+Schedule = Callable[[Graph, Target, Mapping[int, int]], Kernel]
+
+SCHEDULES: dict[str, Schedule] = {
+    "map": schedule_map,
+    "reduce": schedule_reduce,
+    "contract": schedule_contract,
+    "scatter": schedule_scatter,
+}
+
+
+def schedule(node: Node, target: Target, in_place: Mapping[int, int]) -> Kernel:
+    """The kernel of a fused node: a parameter for each operand, then one for each result that is not in place.
+
+    `in_place` gives, for a result's position, that of the operand whose memory it overwrites (one of
+    `in_place_candidates`); the two are a single `inout` parameter.
+    """
+    if node.op.name != "fused":
+        raise CompileError(f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first")
+    return SCHEDULES[str(node.attrs["kind"])](node.regions[0], target, in_place)
+
+
+def in_place_candidates(node: Node) -> dict[int, tuple[int, ...]]:
+    """For each result of a fused node, the operands that it may overwrite.
+
+    An operand qualifies if it has the result's type and is only read at the index that is being written, before it is
+    written: by pointwise nodes of the result's shape, or as what a scatter adds to.
+    """
+    region = node.regions[0]
+    kind = node.attrs["kind"]
+    reduction = next((n for n in region.nodes if "reduction" in n.op.traits), None)
+    return {
+        position: tuple(
+            i
+            for i, operand in enumerate(region.inputs)
+            if operand.type == result.type
+            # passes over a row read its elements again after some were stored
+            and not (reduction is not None and result.shape == reduction.operands[0].shape)
+            and _only_read_in_place(region, operand, kind == "scatter")
+        )
+        for position, result in enumerate(region.outputs)
+    }
+
+
+def _only_read_in_place(region: Graph, operand: Value, scatter: bool) -> bool:
+    if operand in region.outputs:
+        return False
+    feeds_contraction = _feeding_contractions(region)
+    for node in region.nodes:
+        for position, value in enumerate(node.operands):
+            if value != operand:
+                continue
+            if scatter:
+                if "scatter" not in node.op.traits or position != 0:
+                    return False
+            elif "pointwise" not in node.op.traits or node in feeds_contraction:
+                return False
+    return True
+
+
+def _feeding_contractions(region: Graph) -> set[Node]:
+    """The nodes that are computed inside a contraction's operands, at other indices than the result's."""
+    stack = [v.node for n in region.nodes if "contraction" in n.op.traits for v in n.operands]
+    found: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(v.node for v in node.operands)
+    return found

@@ -1,0 +1,530 @@
+"""Modules: named parameters and a `forward` that builds a graph; pure functions of their parameters when traced.
+
+In: layers, as attributes, lists or dicts of a `Module`. Out: flat dicts ``layers.0.weight -> array``, and traced calls.
+Names and layouts are PyTorch's, so that its weight files fit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from graphc.errors import ArgumentError, ArtifactError, TraceError
+from graphc.frontend.array import Array
+from graphc.frontend.init import Initializer, draw
+from graphc.frontend.tracer import current_trace, scope
+from graphc.ir.loc import here
+from graphc.ir.types import DType, TensorType, dtype_of, f32
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from graphc.compiler import Executable
+
+DEFAULT_SEED = 0  # of parameters that are read before any seed was given
+
+Tensor = Union[Array, np.ndarray]
+Flat = Mapping[str, Tensor]
+
+
+class Parameter:
+    """A trained array of a module, given as values or drawn by an initialiser when first needed.
+
+    In a traced function a module's attribute gives the parameter as an input of the graph, elsewhere as its array.
+
+    >>> Parameter(np.float32([1, 2])).type
+    f32[2]
+    """
+
+    trained = True
+
+    def __init__(
+        self,
+        values: np.ndarray | None = None,
+        *,
+        shape: Sequence[int] = (),
+        initializer: Initializer | None = None,
+        dtype: DType = f32,
+    ) -> None:
+        if (values is None) == (initializer is None):
+            raise ArgumentError("Parameter: expected either values or an initializer with a shape")
+        self._values: np.ndarray | None = None
+        if values is not None:
+            given = np.asarray(values)
+            dtype, shape = dtype_of(given.dtype), given.shape
+            self._values = np.array(given, dtype=dtype.numpy, order="C", copy=True)
+        self.type = TensorType(dtype, tuple(shape))
+        self.initializer = initializer
+        self.owner: Module | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """True where there are values already."""
+        return self._values is not None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values: always the same memory. A first read draws those of the whole model, from `DEFAULT_SEED`."""
+        if self._values is None:
+            if self.owner is None:
+                self.initialize(DEFAULT_SEED, 0)
+            else:
+                self.owner.root.fill(DEFAULT_SEED)
+        assert self._values is not None
+        return self._values
+
+    def initialize(self, seed: int, stream: int) -> None:
+        """Draws the values anew; a parameter that was made of values keeps them."""
+        if self.initializer is not None:
+            values = draw(self.initializer, seed, self.type.shape, self.type.dtype, stream)
+            if self._values is None:
+                self._values = values
+            else:
+                np.copyto(self._values, values)
+
+    def assign(self, values: np.ndarray) -> None:
+        """Copies values of the same type in; raises `ArgumentError` where the type is another."""
+        problem = self.mismatch(values)
+        if problem:
+            raise ArgumentError(f"{type(self).__name__}: {problem}")
+        if self._values is None:
+            self._values = np.array(values, dtype=self.type.dtype.numpy, order="C", copy=True)
+        else:
+            np.copyto(self._values, values)
+
+    def mismatch(self, values: np.ndarray) -> str:
+        """What is wrong with these values, empty where they fit."""
+        array = np.asarray(values)
+        if array.shape == self.type.shape and array.dtype.newbyteorder("=") == self.type.dtype.numpy:
+            return ""
+        return f"expected {self.type!r}, got {array.dtype.name}[{','.join(map(str, array.shape))}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.type!r})"
+
+
+class Buffer(Parameter):
+    """An array that a module keeps and changes but that is not trained: running statistics, counters.
+
+    >>> Buffer(np.float32([0])).trained
+    False
+    """
+
+    trained = False
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call of a model in a trace: the names of its parameters and, under `apply`, their values."""
+
+    names: dict[Parameter, str]
+    values: dict[Parameter, Array] = field(default_factory=dict)
+    changed: dict[Parameter, Array] = field(default_factory=dict)  # buffers that forward assigned
+    key: Array | None = None
+    train: bool = False
+    explicit: bool = False  # under `apply`: buffers may be assigned, since the new ones are returned
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("graphc_module_call", default=None)
+
+
+@contextmanager
+def _calling(call: _Call) -> Iterator[None]:
+    token = _CALL.set(call)
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
+
+
+class Module:
+    """The base of all layers and models: assign parameters and modules as attributes, define `forward`.
+
+    Submodules are found in attributes, and in lists, tuples and dicts that are attributes. Called in a traced
+    function, ``model(x)`` makes the parameters named inputs of the graph; called on numpy arrays, it compiles itself
+    once per input type and runs. Parameters are drawn from numpy's PCG64 when `init`, `fit(seed=)` or the first read
+    (seed 0) asks for them; each draws from a stream of its own, by its position in the model.
+
+    >>> class Scale(Module):
+    ...     def __init__(self):
+    ...         self.factor = Parameter(np.float32([2, 3]))
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> Scale().parameters
+    {'factor': array([2., 3.], dtype=float32)}
+    """
+
+    _entries: dict[str, Parameter]
+    _owner: Module | None
+    _name: str
+    _version: int
+    _compiled: dict[tuple[object, ...], Executable]
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        module = super().__new__(cls)
+        for name, value in (("_entries", {}), ("_owner", None), ("_name", ""), ("_version", 0), ("_compiled", {})):
+            object.__setattr__(module, name, value)
+        return module
+
+    def forward(self, *inputs: Array) -> Array:
+        """The outputs as traced arrays; each module defines its own."""
+        raise TraceError(f"{here().prefix}{type(self).__name__}: expected a module that defines forward, got none")
+
+    # -- attributes -------------------------------------------------------------------------------------------
+
+    def register_parameter(self, name: str, parameter: Parameter) -> None:
+        """Adds a parameter or buffer under a name; assigning it to an attribute does the same."""
+        if "." in name or not name:
+            raise ArgumentError(f"{type(self).__name__}: expected a parameter's name without dots, got {name!r}")
+        self.__dict__.pop(name, None)
+        self._entries[name] = parameter
+        if parameter.owner is None:
+            parameter.owner = self
+        self._changed()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, Parameter):
+            self.register_parameter(name, value)
+        elif name in self._entries and value is not None:
+            self._assign(name, self._entries[name], value)
+        else:
+            self._entries.pop(name, None)
+            object.__setattr__(self, name, value)
+            self._changed()
+            self._adopt()
+
+    def __getattr__(self, name: str) -> Tensor:
+        entry = self.__dict__.get("_entries", {}).get(name)
+        if entry is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return self._value(name, entry)
+
+    def __delattr__(self, name: str) -> None:
+        if self._entries.pop(name, None) is None:
+            object.__delattr__(self, name)
+        self._changed()
+
+    def _changed(self) -> None:
+        object.__setattr__(self, "_version", self._version + 1)
+
+    def _value(self, name: str, entry: Parameter) -> Tensor:
+        trace, call = current_trace(), _CALL.get()
+        if trace is None:
+            return entry.array
+        if call is not None and entry in call.changed:
+            return call.changed[entry]
+        if call is not None and entry in call.values:
+            return call.values[entry]
+        known = call.names.get(entry) if call is not None else None
+        return trace.parameter(known or ".".join(filter(None, (self.path, name))), entry.array, entry)
+
+    def _assign(self, name: str, entry: Parameter, value: object) -> None:
+        if not isinstance(value, Array):
+            entry.assign(np.asarray(value))
+            return
+        call = _CALL.get()
+        what = f"{here().prefix}{type(self).__name__}.{name}"
+        if entry.trained or call is None or not call.explicit:
+            raise TraceError(f"{what}: expected an assignment to a Buffer under model.apply, got a traced value")
+        if TensorType(value.dtype, value.shape) != entry.type:
+            raise TraceError(f"{what}: expected {entry.type!r}, got {value.dtype!r}{list(value.shape)}")
+        call.changed[entry] = value
+
+    # -- the tree ---------------------------------------------------------------------------------------------
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """The direct submodules and their names."""
+        for name, value in vars(self).items():
+            if name not in ("_owner", "_entries", "_compiled"):
+                yield from _modules_in(name, value)
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """This module (named ``""``) and all below it, parents first; a shared one once, under its first name."""
+        seen: set[Module] = set()
+        stack: list[tuple[str, Module]] = [("", self)]
+        while stack:
+            path, module = stack.pop()
+            if module not in seen:
+                seen.add(module)
+                module._adopt()
+                yield path, module
+                below = [(f"{path}.{name}" if path else name, child) for name, child in module.children()]
+                stack.extend(reversed(below))
+
+    def _adopt(self) -> None:
+        for name, child in self.children():
+            if child._owner is None and child is not self:
+                object.__setattr__(child, "_owner", self)
+                object.__setattr__(child, "_name", name)
+
+    @property
+    def root(self) -> Module:
+        """The model that this module is a part of."""
+        module, seen = self, {self}
+        while module._owner is not None and module._owner not in seen:
+            module = module._owner
+            seen.add(module)
+        return module
+
+    @property
+    def path(self) -> str:
+        """This module's name within its root: ``layers.0``."""
+        parts: list[str] = []
+        module = self
+        while module is not self.root and module._owner is not None:
+            parts.append(module._name)
+            module = module._owner
+        return ".".join(reversed(parts))
+
+    @property
+    def entries(self) -> dict[str, Parameter]:
+        """The `Parameter` and `Buffer` objects by name, own ones before submodules'; a shared one once."""
+        found: dict[str, Parameter] = {}
+        seen: set[Parameter] = set()
+        for path, module in self.named_modules():
+            for name, entry in module._entries.items():
+                if entry not in seen:
+                    seen.add(entry)
+                    found[f"{path}.{name}" if path else name] = entry
+        return found
+
+    # -- values -----------------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The trained arrays by name; they are the model's own memory, not copies."""
+        return {name: entry.array for name, entry in self.entries.items() if entry.trained}
+
+    @property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The arrays by name that the model keeps but that are not trained."""
+        return {name: entry.array for name, entry in self.entries.items() if not entry.trained}
+
+    def named_parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Pairs of name and trained array, as PyTorch's method of this name."""
+        return iter(self.parameters.items())
+
+    def init(self, seed: int = DEFAULT_SEED) -> Self:
+        """Draws every parameter anew from a seed and gives the model back.
+
+        Raises `ArgumentError` where the seed is not an integer of at least 0.
+        """
+        for stream, entry in enumerate(self.entries.values()):
+            entry.initialize(seed, stream)
+        return self
+
+    def fill(self, seed: int) -> None:
+        """Draws the parameters that have no values yet."""
+        for stream, entry in enumerate(self.entries.values()):
+            if not entry.drawn:
+                entry.initialize(seed, stream)
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> Self:
+        """Copies arrays by name into the parameters and buffers, all or none of them, and gives the model back.
+
+        Raises `ArgumentError` that lists every missing or unknown name and every wrong type.
+        """
+        problems = self._problems(state)
+        if problems:
+            raise ArgumentError(f"{here().prefix}load_state: {'; '.join(problems)}")
+        for name, entry in self.entries.items():
+            entry.assign(np.asarray(state[name]))
+        return self
+
+    def _problems(self, state: Mapping[str, np.ndarray]) -> list[str]:
+        entries = self.entries
+        missing = [name for name in entries if name not in state]
+        unknown = [str(name) for name in state if name not in entries]
+        wrong = [f"{n}: {e.mismatch(state[n])}" for n, e in entries.items() if n in state and e.mismatch(state[n])]
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        if unknown:
+            parts.append(f"unknown {', '.join(unknown)}")
+        return parts + wrong
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes parameters and buffers to a safetensors file; see `graphc.save_weights`."""
+        from graphc.weights import save_weights
+
+        save_weights(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """Reads parameters and buffers from a safetensors file, PyTorch's included, and gives the model back.
+
+        Raises `ArtifactError` where the file can't be read or its names and types are not this model's.
+        """
+        from graphc.weights import load_weights
+
+        state = load_weights(path)
+        problems = self._problems(state)
+        if problems:
+            raise ArtifactError(f"{path}: {'; '.join(problems)}")
+        return self.load_state(state)
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, params: Flat, state: Flat, *inputs: Tensor, key: Tensor | None = None, train: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """The model as a pure function: its output, and its buffers after the call.
+
+        `params` and `state` are flat dicts as `parameters` and `buffers`; `key` feeds random layers, `train` tells
+        layers that differ in training. In traced code only: ``model(x)`` is the way on numpy arrays.
+        Raises `ArgumentError` where names or types are not the model's.
+        """
+        where = f"{here().prefix}{type(self).__name__}.apply"
+        if current_trace() is None:
+            raise TraceError(f"{where}: expected a call in a traced function, got one outside: model(x) runs on arrays")
+        entries = self.entries
+        given = {**params, **state}
+        missing = [name for name in entries if name not in given]
+        unknown = [name for name in given if name not in entries]
+        if missing or unknown:
+            names = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+            raise ArgumentError(f"{where}: {'; '.join(names)}")
+        values = {}
+        for name, entry in entries.items():
+            value = values[entry] = _traced(given[name])
+            if value.shape != entry.type.shape:
+                raise ArgumentError(f"{where}: {name}: expected shape {list(entry.type.shape)}, got {list(value.shape)}")
+        call = _Call(
+            {entry: name for name, entry in entries.items()},
+            values,
+            key=None if key is None else _traced(key),
+            train=train,
+            explicit=True,
+        )
+        with _calling(call):
+            output = self(*map(_traced, inputs))
+        kept = {n: call.changed.get(e, values[e]) for n, e in entries.items() if not e.trained}
+        return output, kept
+
+    @property
+    def training(self) -> bool:
+        """True in a call for training, for layers that differ in it."""
+        call = _CALL.get()
+        return call is not None and call.train
+
+    @property
+    def random_key(self) -> Array | None:
+        """The key that `apply` was given, for layers that draw random numbers."""
+        call = _CALL.get()
+        return None if call is None else call.key
+
+    def __call__(self, *inputs: Tensor) -> Array:
+        """The output: traced in traced code, else a numpy array, computed by the compiled model.
+
+        On numpy arrays, floats of any width are converted to the model's own data type first.
+        """
+        if current_trace() is None:
+            return self._run(inputs)
+        call = _CALL.get()
+        with scope(self._name if call is not None else ""):
+            if call is not None and all(e in call.names for e in self._entries.values()):
+                return self.forward(*inputs)  # type: ignore[arg-type]
+            with _calling(_Call({entry: name for name, entry in self.entries.items()})):
+                return self.forward(*map(_traced, inputs))
+
+    @property
+    def dtype(self) -> DType:
+        """The data type of the parameters, of the first float one; f32 where there is none."""
+        return next((e.type.dtype for e in self.entries.values() if e.type.dtype.is_float), f32)
+
+    def _run(self, inputs: Sequence[object]) -> Array:
+        from graphc.compiler import compile  # the compiler knows every room; a model needs it to run by itself
+
+        arrays = [_input_array(x, self.dtype) for x in inputs]
+        structure = tuple((module, module._version) for _, module in self.named_modules())
+        key = (structure, *(TensorType(dtype_of(a.dtype), a.shape) for a in arrays))
+        params, buffers = self.parameters, self.buffers
+        executable = self._compiled.get(key)
+        if executable is None:
+            if self._compiled and next(iter(self._compiled))[0] != structure:
+                self._compiled.clear()  # a layer was changed: what was compiled for the old one is of no use
+
+            def model(params: Flat, state: Flat, inputs: Sequence[Array]) -> Array:
+                return self.apply(params, state, *inputs)[0]
+
+            executable = self._compiled[key] = compile(model, params, buffers, arrays)
+        return executable(params, buffers, arrays)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and pickles hold: all but compiled code."""
+        return {**self.__dict__, "_compiled": {}}
+
+    # -- text -------------------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """The settings that stand between the brackets in the module's text."""
+        return ""
+
+    def __repr__(self) -> str:
+        head, below = self.extra_repr(), [f"({name}): {child!r}" for name, child in self.children()]
+        if not below:
+            return f"{type(self).__name__}({head})"
+        lines = [*([head] if head else []), *below]
+        return f"{type(self).__name__}(\n  " + "\n".join(lines).replace("\n", "\n  ") + "\n)"
+
+
+def _modules_in(name: str, value: object) -> Iterator[tuple[str, Module]]:
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _modules_in(f"{name}.{position}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _modules_in(f"{name}.{key}", item)
+
+
+def _traced(value: Tensor) -> Array:
+    from graphc.frontend.functions import asarray
+
+    return value if isinstance(value, Array) else asarray(value)
+
+
+def _input_array(value: object, dtype: DType) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(dtype.numpy, copy=False) if array.dtype.kind == "f" else array
+
+
+class Sequential(Module):
+    """Modules one after another; layers are named by their positions.
+
+    >>> from graphc import nn
+    >>> nn.Sequential(nn.Linear(4, 2), nn.ReLU())
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): ReLU()
+    )
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        for layer in layers:
+            if not isinstance(layer, Module):
+                raise ArgumentError(f"{here().prefix}Sequential: expected modules, got {type(layer).__name__}")
+        self._layers = layers
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        for position, layer in enumerate(self.__dict__.get("_layers", ())):
+            yield str(position), layer
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        for layer in self._layers:
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._layers)
+
+    def __getitem__(self, position: int) -> Module:
+        return self._layers[position]

@@ -1,0 +1,321 @@
+"""Fusion: groups nodes so that each group becomes one kernel. It only groups; un-fusing gives the graph back.
+
+In: a simplified graph. Out: a graph of stage "fused" whose nodes are `fused` regions (and dense constants).
+A group is legal when it is convex and every edge inside it is aligned: producer and consumer work at the same index.
+
+- map: pointwise nodes over one domain, with gathers, pads and concats at their leaves.
+- reduce: reductions of one domain over the same axes, and the pointwise nodes before, between and after them: a row
+  is read while it is in the cache (softmax, cross-entropy with its gradient).
+- contract: one contraction; in its store the pointwise nodes that read it (bias, activation, the marked diagonal of
+  the Jacobian, an optimiser's update); in its operands marked diagonals that no store could take.
+- scatter: one scatter_add.
+
+Views (broadcast, reshape, transpose, slice), splats and iotas belong to no group: each reader has its own copy, as
+index arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from graphc.ir.graph import Builder, Dense, Graph, Node, Value
+from graphc.ir.ops import fused
+from graphc.ir.scalar import PRIMITIVES
+
+_VIEWS = ("broadcast", "reshape", "transpose", "slice")
+_LARGEST_GROUP = 400  # nodes; a larger kernel only spills
+
+
+@dataclass(eq=False)
+class _Group:
+    kind: str  # map, reduce, contract or scatter
+    domain: tuple[int, ...]  # the shape over which it iterates; of a contraction, its result's
+    axes: tuple[int, ...] = ()  # of a reduce group
+    nodes: list[Node] = field(default_factory=list)
+    prologue: set[Node] = field(default_factory=set)  # nodes computed again inside a contraction's operands
+
+    @property
+    def reduced(self) -> tuple[int, ...] | None:
+        """The shape of reduced values, `None` where nothing is reduced."""
+        if self.kind != "reduce":
+            return None
+        return tuple(n for d, n in enumerate(self.domain) if d not in self.axes)
+
+    @property
+    def has_index_reduction(self) -> bool:
+        return any("index" in n.op.traits for n in self.nodes)
+
+
+def fuse(graph: Graph) -> Graph:
+    """The same computation as fused regions.
+
+    >>> from graphc.ir.types import f32
+    >>> build = Builder()
+    >>> x = build.input(f32[8], "x")
+    >>> fuse(build.graph("f", [build.exp(build.neg(x))])).nodes
+    (<fused #2: f32[8]>,)
+    """
+    return _Fusion(graph).run()
+
+
+class _Fusion:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.outputs = {v for v in graph.outputs}
+        self.inputs = {v.node for v in graph.inputs}
+        self.compute = [n for n in graph.nodes if self._is_compute(n)]
+        computed = set(self.compute)
+        self.group_of: dict[Node, _Group] = {}
+        self.successors: dict[Node, list[Node]] = {n: [] for n in self.compute}
+        for node in self.compute:
+            for source in {s.node for v in node.operands for s in self._sources(v)}:
+                if source in computed:
+                    self.successors[source].append(node)
+
+    def run(self) -> Graph:
+        for node in self.compute:
+            self.group_of[node] = self._alone(node)
+            # The contraction that makes the cotangent comes first: its store is free.
+            producers = sorted(
+                {self.group_of[v.node] for operand in node.operands for v in self._sources(operand) if v.node in self.group_of},
+                key=lambda g: (("contract", "reduce", "map", "scatter").index(g.kind), -g.nodes[-1].serial),
+            )
+            for producer in producers:
+                self._try_merge(producer, node)
+        self._fold_diagonals_into_operands()
+        return self._rebuild()
+
+    # ------------------------------------------------------------------------------------------------ what a node is
+
+    def _is_compute(self, node: Node) -> bool:
+        if node.op.name == "const" and isinstance(node.attrs["value"], Dense):
+            return False
+        if node.op.name in _VIEWS or "leaf" in node.op.traits:
+            return any(v in self.outputs for v in node.results)
+        return True
+
+    def _is_stored(self, node: Node) -> bool:
+        """True of nodes whose results live in memory whatever fusion does: inputs and dense constants."""
+        return node in self.inputs or (node.op.name == "const" and isinstance(node.attrs["value"], Dense))
+
+    def _sources(self, value: Value) -> Iterable[Value]:
+        """What is read when `value` is: itself, or what the views that make it read."""
+        while not self._is_stored(value.node) and not self._is_compute(value.node):
+            if not value.node.operands:
+                return ()
+            value = value.node.operands[0]
+        return (value,)
+
+    def _alone(self, node: Node) -> _Group:
+        if "contraction" in node.op.traits:
+            return _Group("contract", node.type.shape, nodes=[node])
+        if "reduction" in node.op.traits:
+            return _Group("reduce", node.operands[0].shape, node.ints("axes"), [node])
+        if "scatter" in node.op.traits:
+            return _Group("scatter", node.type.shape, nodes=[node])
+        return _Group("map", node.type.shape, nodes=[node])
+
+    # ------------------------------------------------------------------------------------------------------- merging
+
+    def _try_merge(self, producer: _Group, node: Node) -> None:
+        consumer = self.group_of[node]
+        if producer is consumer or len(producer.nodes) + len(consumer.nodes) > _LARGEST_GROUP:
+            return
+        merged = self._merged(producer, consumer)
+        if merged is None or not self._aligned(producer, consumer, merged) or self._path_around(producer, consumer):
+            return
+        for member in merged.nodes:
+            self.group_of[member] = merged
+
+    def _merged(self, producer: _Group, consumer: _Group) -> _Group | None:
+        """The group that both would make, `None` if their kinds or domains don't fit."""
+        nodes = sorted([*producer.nodes, *consumer.nodes], key=lambda n: n.serial)
+        kinds = (producer.kind, consumer.kind)
+        if kinds == ("map", "map"):
+            return _Group("map", producer.domain, nodes=nodes) if producer.domain == consumer.domain else None
+        if "contract" in kinds:
+            fits = sorted(kinds) == ["contract", "map"] and producer.domain == consumer.domain
+            return _Group("contract", producer.domain, nodes=nodes) if fits else None
+        if "scatter" in kinds:
+            return None
+        reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
+        if other.kind == "reduce":
+            same = other.domain == reduce.domain and other.axes == reduce.axes
+            if not same or other.has_index_reduction or reduce.has_index_reduction:
+                return None
+        elif other.domain not in (reduce.domain, reduce.reduced):
+            return None
+        return _Group("reduce", reduce.domain, reduce.axes, nodes)
+
+    def _aligned(self, producer: _Group, consumer: _Group, merged: _Group) -> bool:
+        """True if each edge from producer to consumer reads at the index at which it is written."""
+        inside = set(producer.nodes)
+        return all(
+            self._edge_aligned(operand, node, merged)
+            for node in consumer.nodes
+            for operand in node.operands
+            if any(s.node in inside for s in self._sources(operand))
+        )
+
+    def _edge_aligned(self, operand: Value, node: Node, group: _Group) -> bool:
+        direct = self._is_compute(operand.node)
+        if "pointwise" in node.op.traits:
+            if direct:
+                return True
+            inner = operand.node
+            return (
+                group.kind == "reduce"
+                and inner.op.name == "broadcast"
+                and self._is_compute(inner.operands[0].node)
+                and inner.operands[0].shape == group.reduced
+                and inner.type.shape == group.domain
+                and inner.ints("dims") == tuple(d for d in range(len(group.domain)) if d not in group.axes)
+            )
+        return direct and "reduction" in node.op.traits and operand.shape == group.domain
+
+    def _path_around(self, producer: _Group, consumer: _Group) -> bool:
+        """True if a path leaves `producer` and comes back in `consumer` through a third group."""
+        goal, start = set(consumer.nodes), set(producer.nodes)
+        last = max(n.serial for n in consumer.nodes)
+        stack = [s for n in producer.nodes for s in self.successors[n] if s not in goal and s not in start]
+        seen: set[_Group] = set()
+        while stack:
+            node = stack.pop()
+            group = self.group_of.get(node)
+            if group is None or group in seen or min(n.serial for n in group.nodes) > last:
+                continue
+            seen.add(group)
+            for member in group.nodes:
+                for successor in self.successors[member]:
+                    if successor in goal:
+                        return True
+                    if successor not in start:
+                        stack.append(successor)
+        return False
+
+    # ----------------------------------------------------------------------------------- diagonals into the operands
+
+    def _fold_diagonals_into_operands(self) -> None:
+        """A marked diagonal that no contraction's store could take is computed in the operands that it scales."""
+        for group in dict.fromkeys(self.group_of[n] for n in self.compute):
+            if group.kind != "map" or not any("diagonal" in n.attrs for n in group.nodes):
+                continue
+            if any(v in self.outputs for n in group.nodes for v in n.results) or not all(map(_is_cheap, group.nodes)):
+                continue
+            users = {self.group_of[s] for n in group.nodes for s in self.successors[n]} - {group}
+            if users and all(user.kind == "contract" and self._feeds_operands(group, user) for user in users):
+                for user in users:
+                    user.prologue.update(group.nodes)
+                for node in group.nodes:
+                    del self.group_of[node]
+
+    def _feeds_operands(self, group: _Group, user: _Group) -> bool:
+        """True if `user` reads the group only as direct operands of its contraction."""
+        inside = set(group.nodes)
+        return all(
+            "contraction" in node.op.traits and self._is_compute(operand.node)
+            for node in user.nodes
+            for operand in node.operands
+            if any(s.node in inside for s in self._sources(operand))
+        )
+
+    # ---------------------------------------------------------------------------------------------------- rebuilding
+
+    def _rebuild(self) -> Graph:
+        build = Builder()
+        new = {v: build.input(v.type, v.node.name, v.node.loc) for v in self.graph.inputs}
+        for node in self.graph.nodes:
+            if self._is_stored(node) and node not in self.inputs:
+                copy = build.emit(node.op, (), node.attrs, loc=node.loc, name=node.name)
+                new.update(zip(node.results, copy.results, strict=True))
+        for group in self._ordered():
+            operands, results, region = self._region(group)
+            loc = next((n.loc for n in group.nodes if n.op.traits & {"contraction", "reduction", "scatter"}), group.nodes[-1].loc)
+            name = results[0].node.name
+            node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)
+            new.update(zip(results, node.results, strict=True))
+        outputs = [new[v] for v in self.graph.outputs]
+        return build.graph(self.graph.name, outputs, "fused", self.graph.output_names)
+
+    def _ordered(self) -> list[_Group]:
+        """Groups so that producers come first, in the order of their last nodes where there is a choice."""
+        groups = list(dict.fromkeys(self.group_of[n] for n in self.compute if n in self.group_of))
+        needs: dict[_Group, set[_Group]] = {g: set() for g in groups}
+        for group in groups:
+            for node in (*group.nodes, *group.prologue):
+                for operand in node.operands:
+                    for source in self._sources(operand):
+                        if source.node in self.group_of and source.node not in group.prologue:
+                            needs[group].add(self.group_of[source.node])
+            needs[group].discard(group)
+        ordered: list[_Group] = []
+        done: set[_Group] = set()
+        for root in sorted(groups, key=lambda g: g.nodes[-1].serial):
+            stack = [root]
+            while stack:
+                group = stack[-1]
+                missing = [g for g in needs[group] if g not in done]
+                if missing:
+                    stack.extend(sorted(missing, key=lambda g: -g.nodes[-1].serial))
+                    continue
+                stack.pop()
+                if group not in done:
+                    done.add(group)
+                    ordered.append(group)
+        return ordered
+
+    def _region(self, group: _Group) -> tuple[list[Value], list[Value], Graph]:
+        """What the group reads, what others read of it, and its nodes as a graph with copies of the views."""
+        inside = set(group.nodes) | group.prologue
+        needed: set[Node] = set()
+        stack = list(inside)
+        while stack:
+            node = stack.pop()
+            if node in needed:
+                continue
+            needed.add(node)
+            for operand in node.operands:
+                producer = operand.node
+                if producer in inside or not (self._is_stored(producer) or self._is_compute(producer)):
+                    stack.append(producer)
+        members = sorted(needed, key=lambda n: n.serial)
+        operands = list(dict.fromkeys(v for n in members for v in n.operands if v.node not in needed))
+        build = Builder()
+        taken: set[str] = set()
+        new: dict[Value, Value] = {}
+        for position, operand in enumerate(operands):
+            name = operand.node.name if operand.index == 0 else ""
+            name = name if name and name not in taken else f"in{position}"
+            taken.add(name)
+            new[operand] = build.input(operand.type, name)
+        for node in members:
+            copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name)
+            new.update(zip(node.results, copy.results, strict=True))
+        own = set(group.nodes)
+        results = [
+            v
+            for n in sorted(own, key=lambda n: n.serial)
+            for v in n.results
+            if v in self.outputs or any(not self._is_inside(s, group) for s in self._readers(v))
+        ]
+        return operands, results, build.graph(group.kind, [new[v] for v in results])
+
+    def _is_inside(self, node: Node, group: _Group) -> bool:
+        return self.group_of.get(node) is group
+
+    def _readers(self, value: Value) -> list[Node]:
+        return [
+            s
+            for s in self.successors[value.node]
+            if any(source == value for operand in s.operands for source in self._sources(operand))
+        ]
+
+
+def _is_cheap(node: Node) -> bool:
+    """True of pointwise nodes without transcendentals or divisions: computing them again costs less than a load."""
+    if "pointwise" not in node.op.traits:
+        return False
+    name = node.op.name
+    return name in PRIMITIVES and not PRIMITIVES[name].transcendental and name not in ("div", "sqrt", "floordiv", "mod")
+

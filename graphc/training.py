@@ -1,0 +1,354 @@
+"""`fit`: trains a model on arrays with one compiled function per step.
+
+In: a model, data, a loss, an optimiser. Out: the model with trained weights, and the history of the training.
+Between two steps Python gathers the next rows into fixed buffers and reads one number; all else is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
+from graphc.compiler import compile
+from graphc.data import Batch, Dataset, batch_starts, dataset, split
+from graphc.errors import ArgumentError, GraphcError, ShapeError
+from graphc.frontend.array import Array
+from graphc.frontend.init import generator
+from graphc.frontend.losses import accuracy, check_labels
+from graphc.frontend.modules import Module
+from graphc.frontend.optim import Optimizer
+from graphc.frontend.tracer import trace
+from graphc.ir.types import TensorType, dtype_of
+from graphc.transforms import value_and_grad
+
+__all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
+
+Scalar = Callable[[Array, Array], Array]  # a loss or a metric of (prediction, target)
+Arrays = dict[str, Array]
+NumPy = dict[str, np.ndarray]
+Metrics = Union[str, Sequence[str], Mapping[str, Scalar], None]
+NAMED_METRICS: dict[str, Scalar] = {"accuracy": accuracy}
+
+
+class DivergedError(GraphcError, ArithmeticError):
+    """The loss or a weight became infinite or NaN; the model has the last weights that were good."""
+
+
+def fit(
+    model: Module,
+    data: tuple[np.ndarray, np.ndarray],
+    *,
+    loss: Scalar,
+    optimizer: Optimizer,
+    epochs: int = 1,
+    batch_size: int = 32,
+    validation: float | tuple[np.ndarray, np.ndarray] | None = None,
+    metrics: Metrics = None,
+    callbacks: Sequence[AnyCallback] = (),
+    seed: int = 0,
+    drop_last: bool = False,
+    allow_nan: bool = False,
+    progress: bool = True,
+    target: str = "cpu",
+    threads: int | None = None,
+) -> History:
+    """Trains a model in place and gives the history of its losses.
+
+    `data` is (inputs, targets), a row an example: floats are converted to the model's data type (f64 inputs are
+    rounded to f32 for an f32 model), integers other than u8 to i32. Each epoch visits the rows in a new order drawn
+    from `seed`, which also draws the weights that have no values yet. The last batch may be smaller (a second
+    function is compiled for it) unless `drop_last`. `validation` is data of its own, or the fraction of rows to draw
+    and hold back; it is evaluated after each epoch. `metrics` is "accuracy", or a dict of functions of (prediction,
+    target) that give scalars. The learning rate is the optimiser's; callbacks may set ``run.learning_rate``.
+
+    Numbers of an epoch are means over its batches, weighted by rows; those of training are taken during the epoch,
+    so the weights change under them. Ctrl-C ends the training as a callback would: the weights, the best ones with
+    `EarlyStopping`, and the history are kept.
+
+    Raises `ArgumentError`, `ShapeError` or `DTypeError` for data that can't be trained on (labels out of range are
+    named with their row), and `DivergedError`, naming epoch and step, where the loss is no longer finite.
+
+    >>> from graphc import nn, optim
+    >>> model, x = nn.Sequential(nn.Linear(1, 1)), np.linspace(-1, 1, 64)[:, None]
+    >>> history = fit(model, (x, 3 * x + 1), loss=nn.mse, optimizer=optim.SGD(0.2), epochs=40, progress=False)
+    >>> model.parameters["0.weight"].round(2), history["loss"][-1] < 1e-4
+    (array([[3.]], dtype=float32), True)
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ArgumentError(f"fit: {name}: expected an integer of at least 1, got {value!r}")
+    order = generator(seed)
+    train = dataset(data, model.dtype, allow_nan)
+    held: Dataset | None = None
+    if isinstance(validation, (int, float)):
+        train, held = split(train, validation, order)
+    elif validation is not None:
+        held = dataset(validation, model.dtype, allow_nan, "validation")
+        _check_alike(train, held)
+    rows = min(batch_size, len(train))
+    if drop_last and len(train) < batch_size:
+        raise ArgumentError(f"fit: expected at least one batch of {batch_size} rows, got {len(train)} and drop_last")
+    model.fill(seed)
+    task = _Task(model, loss, optimizer, _metrics(metrics), target, threads)
+    task.check(train, rows, "data")
+    if held is not None:
+        task.check(held, min(batch_size, len(held)), "validation")
+    return _train(task, train, held, rows, epochs, order, callbacks, drop_last, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is trained, and the traced functions that are compiled for it."""
+
+    model: Module
+    loss: Scalar
+    optimizer: Optimizer
+    metrics: Mapping[str, Scalar]
+    target: str
+    threads: int | None
+
+    def predict(self, params: Arrays, buffers: Arrays, x: Array) -> Array:
+        return self.model.apply(params, buffers, x)[0]
+
+    def step(
+        self, params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """One step: new weights, new buffers, new optimiser state, and the numbers of this batch."""
+
+        def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
+            prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
+            return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
+
+        (value, (new_buffers, scores)), grads = value_and_grad(objective, has_aux=True)(params)
+        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
+        return new_params, new_buffers, new_state, {"loss": value, **scores}
+
+    def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
+        """The numbers of a batch, without a step."""
+        prediction = self.predict(params, buffers, x)
+        return {"loss": self.loss(prediction, y), **self._scores(prediction, y)}
+
+    def _scores(self, prediction: Array, y: Array) -> Arrays:
+        return {name: metric(prediction, y) for name, metric in self.metrics.items()}
+
+    def check(self, data: Dataset, rows: int, what: str) -> None:
+        """Checks labels against the width of the model's output, and that the loss is a scalar."""
+        params, buffers = self.model.parameters, self.model.buffers
+        x = TensorType(dtype_of(data.x.dtype), (rows, *data.x.shape[1:]))
+        y = TensorType(dtype_of(data.y.dtype), (rows, *data.y.shape[1:]))
+        (prediction,) = trace(self.predict, params, buffers, x).output_types
+        if dtype_of(data.y.dtype).is_integer and data.y.ndim == 1 and prediction.rank == 2:
+            try:
+                check_labels(data.y, prediction.shape[1])
+            except ArgumentError as error:
+                raise ArgumentError(f"{what}: {error}") from None
+        graph = trace(self.evaluate, params, buffers, x, y)
+        for name, type in zip(("loss", *self.metrics), graph.output_types, strict=True):
+            if type.shape != ():
+                raise ShapeError(f"fit: {name}: expected a scalar, got {type!r}")
+
+
+class _Stepper:
+    """A compiled function, bound to the memory of the weights and of one batch."""
+
+    def __init__(self, task: _Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
+        if state is None:
+            function = compile(
+                task.evaluate, run.params, run.buffers, batch.x, batch.y,
+                target=task.target, threads=task.threads,
+            )  # fmt: skip
+            self._call = function.bind(run.params, run.buffers, batch.x, batch.y)
+            numbers = self._call.outputs
+        else:
+            function = compile(
+                task.step, run.params, run.buffers, state, rate, batch.x, batch.y,
+                target=task.target, donate=("params", "buffers", "state"), threads=task.threads,
+            )  # fmt: skip
+            self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
+            numbers = self._call.outputs[3]
+        self.batch = batch
+        self.numbers: list[np.ndarray] = list(numbers.values())
+
+    def __call__(self, rows: np.ndarray) -> None:
+        self.batch.gather(rows)
+        self._call()
+
+
+class _Pass:
+    """Goes over a data set in batches and sums the numbers of each, weighted by rows."""
+
+    def __init__(
+        self, task: _Task, data: Dataset, rows: int, run: Run, state: NumPy | None, rate: np.ndarray, drop_last: bool
+    ) -> None:
+        self.batches = list(batch_starts(len(data), rows, drop_last))
+        self.count = self.batches[-1][1]
+        self._full = _Stepper(task, Batch(data, rows), run, state, rate)
+        tail = self.count % rows
+        self._tail = _Stepper(task, Batch(data, tail), run, state, rate) if tail else self._full
+        self._rows = rows
+
+    def __call__(self, order: np.ndarray) -> Iterator[tuple[float, float]]:
+        """Runs the batches; after each, its loss and number of rows."""
+        self.totals = [0.0] * len(self._full.numbers)
+        for start, end in self.batches:
+            stepper = self._full if end - start == self._rows else self._tail
+            stepper(order[start:end])
+            loss = stepper.numbers[0].item()
+            yield loss, end - start
+            for position, number in enumerate(stepper.numbers):
+                self.totals[position] += number.item() * (end - start)
+
+    def means(self) -> list[float]:
+        """The means over the rows of the last run."""
+        return [total / self.count for total in self.totals]
+
+
+def _train(
+    task: _Task,
+    train: Dataset,
+    held: Dataset | None,
+    rows: int,
+    epochs: int,
+    order: np.random.Generator,
+    callbacks: Sequence[AnyCallback],
+    drop_last: bool,
+    progress: bool,
+) -> History:
+    history = History()
+    numbers = ("loss", *task.metrics)
+    names = (*numbers, *(f"val_{n}" for n in numbers if held is not None), "seconds", "us_per_step")
+    # training works on copies: the model's own arrays change once an epoch, so that they are never half a step
+    params = {name: array.copy() for name, array in task.model.parameters.items()}
+    buffers = {name: array.copy() for name, array in task.model.buffers.items()}
+    state = task.optimizer.init(params)
+    rate = np.zeros((), task.model.dtype.numpy)
+    run = Run(task.model, params, buffers, history, names, epochs, float(task.optimizer.learning_rate))
+    watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
+    for watcher in watchers:
+        watcher.begin(run)
+    training = _Pass(task, train, rows, run, state, rate, drop_last)
+    validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
+    bar = Progress(progress, epochs, len(training.batches))
+    weights = _LastGood(run)
+    try:
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            rate[()] = run.learning_rate
+            step = 0
+            for loss, _ in training(order.permutation(len(train))):
+                step += 1
+                if not math.isfinite(loss):
+                    raise DivergedError(_diverged("loss", f"a loss of {loss}", epoch, step))
+                if step == 1:
+                    weights.confirm()
+                bar.steps(1)
+            trained = time.perf_counter() - started
+            bad = next((name for name, array in params.items() if not np.isfinite(array).all()), None)
+            if bad is not None:
+                raise DivergedError(_diverged(bad, "a weight that is not finite", epoch, step))
+            record = dict(zip(numbers, training.means(), strict=True))
+            if validating is not None and held is not None:
+                for _ in validating(np.arange(len(held))):
+                    pass
+                record.update(zip((f"val_{n}" for n in numbers), validating.means(), strict=True))
+            bar.epoch(epoch, record)
+            record.update(seconds=time.perf_counter() - started, us_per_step=1e6 * trained / step)
+            history.record(record)
+            run.epoch = epoch
+            weights.propose()
+            _publish(run)
+            if any([watcher.epoch(run) for watcher in watchers]):
+                history.stopped = "callback"
+                break
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+    except DivergedError:
+        history.stopped = "diverged"
+        weights.restore()
+        raise
+    finally:
+        bar.close()
+        for watcher in watchers:
+            watcher.end(run)
+        _publish(run)
+    return history
+
+
+class _LastGood:
+    """Copies of the weights from which training can be taken up again after it diverged.
+
+    Weights count as good once a step from them gave a finite loss; until then the ones before them are kept too.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._good = run.keep()
+        self._proposed: NumPy | None = None
+
+    def propose(self) -> None:
+        """The weights now, at the end of an epoch, may be good."""
+        self._proposed = self._run.keep()
+
+    def confirm(self) -> None:
+        """A step from the proposed weights gave a finite loss."""
+        if self._proposed is not None:
+            self._good, self._proposed = self._proposed, None
+
+    def restore(self) -> None:
+        self._run.restore(self._good)
+
+
+@dataclass(frozen=True, eq=False)
+class _Function(Callback):
+    """A plain function as a callback: called after each epoch."""
+
+    function: Callable[[Run], bool | None]
+
+    def epoch(self, run: Run) -> bool | None:
+        return self.function(run)
+
+
+def _publish(run: Run) -> None:
+    """Copies weights and buffers into the model's own arrays."""
+    for own, trained in ((run.model.parameters, run.params), (run.model.buffers, run.buffers)):
+        for name, array in own.items():
+            np.copyto(array, trained[name])
+
+
+def _metrics(metrics: Metrics) -> dict[str, Scalar]:
+    if metrics is None:
+        return {}
+    if isinstance(metrics, Mapping):
+        chosen = dict(metrics)
+    else:
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+        unknown = [name for name in names if name not in NAMED_METRICS]
+        if unknown:
+            raise ArgumentError(f"fit: metrics: expected {', '.join(NAMED_METRICS)} or a dict, got {unknown[0]!r}")
+        chosen = {name: NAMED_METRICS[name] for name in names}
+    taken = [name for name in chosen if name in ("loss", "seconds", "us_per_step") or name.startswith("val_")]
+    if taken:
+        raise ArgumentError(f"fit: metrics: expected a name that fit does not use itself, got {taken[0]!r}")
+    return chosen
+
+
+def _check_alike(train: Dataset, held: Dataset) -> None:
+    for what, mine, other in (("inputs", train.x, held.x), ("targets", train.y, held.y)):
+        if mine.shape[1:] != other.shape[1:] or mine.dtype != other.dtype:
+            raise ShapeError(
+                f"validation: {what}: expected rows of {mine.dtype}{list(mine.shape[1:])}, "
+                f"got {other.dtype}{list(other.shape[1:])}"
+            )
+
+
+def _diverged(what: str, found: str, epoch: int, step: int) -> str:
+    return (
+        f"fit: {what}: expected a finite number, got {found} in epoch {epoch}, step {step}; "
+        "the model has the last good weights: try a smaller learning rate"
+    )

@@ -1,0 +1,38 @@
+"""What all tests share: reproducible hypothesis runs, a seeded generator, an environment without our variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from graphc.config import VARIABLES, config
+
+# The same examples on every machine and every run; no deadline, because other processes share the machine's cores.
+settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A fresh generator with the same seed for every test."""
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No GRAPHC_* variable of the developer's shell reaches a test, and none that a test sets reaches the next."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    config.cache_clear()
+    yield
+    config.cache_clear()
