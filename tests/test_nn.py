@@ -217,7 +217,8 @@ def test_initial_values_are_those_of_the_seed_whoever_asks_first() -> None:
 
 
 def test_initial_values_stay_the_same_from_release_to_release() -> None:
-    np.testing.assert_array_equal(init.draw(init.uniform(-1, 1), 0, 3, f64), PINNED)
+    expected = [0.8858751057657588, -0.3673256952290038, 0.44468517729965074]
+    np.testing.assert_array_equal(init.draw(init.uniform(-1, 1), 0, 3, f64), expected)
 
 
 def test_initialisers_draw_what_they_say() -> None:

@@ -395,8 +395,8 @@ def log10(x: ArrayLike) -> Array:
 def logaddexp(x1: ArrayLike, x2: ArrayLike) -> Array:
     """log(exp(x1) + exp(x2)), where neither power overflows.
 
-    With m = max(x1, x2) held constant it is m + log(exp(x1 - m) + exp(x2 - m)), so that derivatives of every order
-    are those of the function; written with log1p and the smaller power: m + log1p(exp(-|x1 - x2|)).
+    The larger one plus log1p of the power of minus their distance d. A tie lies within the smooth branch d <= 0, so
+    that derivatives of every order are right there, too.
 
     >>> from graphc.frontend.tracer import trace
     >>> trace(lambda x, y: logaddexp(x, y), f32[3], f32[3]).output_types
@@ -404,13 +404,9 @@ def logaddexp(x1: ArrayLike, x2: ArrayLike) -> Array:
     """
     call = Call("logaddexp")
     a, b = (call.wrap(v) for v in call.operands(x1, x2, floats=True))
-    same = equal(a, b)  # where both are the same infinity their difference is NaN
-    apart = where(same, stop_gradient(subtract(where(same, 0.0, a), where(same, 0.0, b))), subtract(a, b))
-    larger = where(greater_equal(apart, 0), a, b)
-    smaller_power = exp(where(greater_equal(apart, 0), negative(apart), apart))
-    smooth = add(larger, log1p(smaller_power))
-    halves = add(multiply(0.5, a), multiply(0.5, b))  # at a tie: value a + log 2, derivative one half to each
-    return where(same, add(halves, math.log(2)), smooth)
+    d = where(logical_and(equal(a, b), isinf(a)), 0.0, subtract(a, b))  # inf - inf would be NaN
+    above = greater(d, 0)
+    return add(where(above, a, b), log1p(exp(where(above, negative(d), d))))
 
 
 def sqrt(x: ArrayLike) -> Array:

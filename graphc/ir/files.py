@@ -69,7 +69,9 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
         found = data[error.start]
-        raise ParseError(f"{path}:{line}:{column}: expected UTF-8 text of a graph, got byte 0x{found:02x}") from None
+        raise ParseError(
+            f"{path}:{line}:{column}: expected UTF-8 text of a graph, got byte 0x{found:02x}"
+        ) from None
     graph = parse(text, _read_constants(_side_file(path)), str(path))
     verify(graph)
     return graph
@@ -83,10 +85,21 @@ def _read_constants(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}  # the parser says which constant is missed, where one is
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise ArtifactError(f"{path}: expected an .npz file of constants, got {type(error).__name__}: {error}") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+    ) as error:
+        raise ArtifactError(
+            f"{path}: expected an .npz file of constants, got {type(error).__name__}: {error}"
+        ) from None
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

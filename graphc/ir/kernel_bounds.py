@@ -16,7 +16,7 @@ from graphc.ir.kernel_print import postorder
 from graphc.ir.scalar import PRIMITIVES
 
 LIMIT = 1 << 14  # points that are tried one by one; of a larger space only its corners
-_MAX_CHAIN = 40  # named values that are looked through
+_MAX_NAMES = 64  # named values that are looked through
 Interval = tuple[int, int]
 
 
@@ -55,13 +55,10 @@ class Space:
         ranges = {k: v for k, v in self.ranges.items() if k != name}
         return Space(ranges if values is None else {**ranges, name: values}, self.lets, self.guards)
 
-    def with_let(self, name: str, value: Expr) -> Space:
-        return Space(self.ranges, {**self.lets, name: value}, self.guards)
-
     def outside(self, index: Expr, extent: int) -> Witness | None:
         """A point at which not ``0 <= index < extent``, if one is certain to be reached."""
         interval = self._interval(index)
-        if interval is not None and 0 <= interval[0] and interval[1] < extent:
+        if interval is not None and interval[0] >= 0 and interval[1] < extent:
             return None
         names = self._variables(index)
         if names is None or any(not values for values in self.ranges.values()):
@@ -99,10 +96,11 @@ class Space:
             shape = [1] * len(names)
             shape[position] = len(tried)
             axes[name] = tried.astype(np.int64).reshape(shape)
-        value = self._evaluate(index, axes)
+        known = dict(axes)
+        value = self._evaluate(index, known)
         wrong = (value < 0) | (value >= extent)
         for condition, holds in guards:
-            wrong = wrong & (self._evaluate(condition, axes) == holds)
+            wrong = wrong & (self._evaluate(condition, known) == holds)
         if not wrong.any():
             return None
         full = np.broadcast_shapes(wrong.shape, *(a.shape for a in axes.values()))
@@ -110,32 +108,40 @@ class Space:
         at = tuple((n, int(np.broadcast_to(axes[n], full)[where])) for n in names)
         return Witness(int(np.broadcast_to(value, full)[where]), at)
 
-    def _variables(self, expr: Expr, chain: int = 0) -> set[str] | None:
+    def _variables(self, expr: Expr, known: dict[str, set[str] | None] | None = None) -> set[str] | None:
         """The loop variables that an expression is made of; None if it is made of anything else."""
+        known = {} if known is None else known
         found: set[str] = set()
         for node in postorder(expr):
             if isinstance(node, Var):
                 if node.name in self.ranges:
                     found.add(node.name)
                     continue
-                inner = None
-                if node.name in self.lets and chain < _MAX_CHAIN:
-                    inner = self._variables(self.lets[node.name], chain + 1)
+                if node.name not in known:
+                    known[node.name] = None  # also what a chain of names that is too long gives
+                    if node.name in self.lets and len(known) < _MAX_NAMES:
+                        known[node.name] = self._variables(self.lets[node.name], known)
+                inner = known[node.name]
                 if inner is None:
                     return None
                 found |= inner
-            elif not isinstance(node, (Const, Apply)) or node.dtype.is_float:
+            elif isinstance(node, Const):
+                if node.dtype.is_float:
+                    return None
+            elif not isinstance(node, Apply):
                 return None
         return found
 
-    def _evaluate(self, expr: Expr, axes: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _evaluate(self, expr: Expr, known: dict[str, np.ndarray]) -> np.ndarray:
+        """The value at all points; `known` has the loop variables' and gets those of the names that are met."""
         values: dict[int, np.ndarray] = {}
         for node in postorder(expr):
             if isinstance(node, Const):
                 values[id(node)] = node.dtype.numpy.type(node.value)
             elif isinstance(node, Var):
-                known = node.name in axes
-                values[id(node)] = axes[node.name] if known else self._evaluate(self.lets[node.name], axes)
+                if node.name not in known:
+                    known[node.name] = self._evaluate(self.lets[node.name], known)
+                values[id(node)] = known[node.name]
             else:
                 assert isinstance(node, Apply)
                 values[id(node)] = PRIMITIVES[node.fn].numpy(*(values[id(a)] for a in node.args))

@@ -35,7 +35,7 @@ from graphc.ir.kernel import (
     Var,
 )
 from graphc.ir.printer import quote, sigil
-from graphc.ir.types import f32, f64, i64
+from graphc.ir.types import f32, i64
 
 # Binary functions that are written between their arguments: symbol and precedence, as in C but for comparisons,
 # which bind weaker than shifts and stronger than `&` and don't chain. All others associate to the left.
@@ -186,7 +186,9 @@ def _kernel_lines(kernel: Kernel, names: dict[int, str], limit: int | None) -> l
     head = f"kernel {sigil('@', names[id(kernel)])}("
     lines: list[Line] = [(None, head + ", ".join(params) + tail)]
     if len(lines[0][1]) > _LINE:
-        inner: list[Line] = [(None, f"  {p}{',' if n + 1 < len(params) else ''}") for n, p in enumerate(params)]
+        inner: list[Line] = [
+            (None, f"  {p}{',' if n + 1 < len(params) else ''}") for n, p in enumerate(params)
+        ]
         lines = [(None, head), *inner, (None, tail)]
     stack: list[tuple[int, Stmt | str]] = [(0, "}"), *((1, s) for s in reversed(kernel.body))]
     while stack:

@@ -158,7 +158,9 @@ class _Parser:
         self.text = text
         self.filename = filename
         self.tokens = [
-            _Token(str(m.lastgroup), m.group(), m.start()) for m in _TOKEN.finditer(text) if m.lastgroup != "skip"
+            _Token(str(m.lastgroup), m.group(), m.start())
+            for m in _TOKEN.finditer(text)
+            if m.lastgroup != "skip"
         ]
         self.tokens.append(_Token("end", "", len(text)))
         self.position = 0
@@ -222,7 +224,7 @@ class _Parser:
     def unquote(self, token: _Token, text: str) -> str:
         def escaped(match: re.Match[str]) -> str:
             if match[1] not in _ESCAPES:
-                self.fail("an escape \\\\ \\\" \\n \\r or \\t", token)
+                self.fail('an escape \\\\ \\" \\n \\r or \\t', token)
             return _ESCAPES[match[1]]
 
         return _ESCAPE.sub(escaped, text[1:-1])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-def to_networkx(graph: Graph) -> networkx.DiGraph:
+def to_networkx(graph: Graph) -> networkx.DiGraph[Node]:
     """A directed graph with an edge from each operand's node to its user; an unused input stands alone.
 
     Each node carries `op` (the op's name), `label` (as printed), `type` (of its first result), `loc`, `kind` ("input"
@@ -30,7 +30,7 @@ def to_networkx(graph: Graph) -> networkx.DiGraph:
     """
     import networkx
 
-    view = networkx.DiGraph(name=graph.name)
+    view: networkx.DiGraph[Node] = networkx.DiGraph(name=graph.name)
     returned = {v.node for v in graph.outputs}
 
     def add(node: Node, kind: str) -> None:

@@ -56,7 +56,10 @@ def reference() -> str:
     by_kind = {kind: [op for op in REGISTRY.values() if kind_of(op) == kind] for kind in kinds}
     lines = [_HEADER, "| op | kind | data types | derivative |", "|---|---|---|---|"]
     for kind, members in by_kind.items():
-        lines += [f"| [`{op.name}`](#{op.name}) | {kind.lower()} | {_dtypes(op.dtypes)} | {_short(op)} |" for op in members]
+        lines += [
+            f"| [`{op.name}`](#{op.name}) | {kind.lower()} | {_dtypes(op.dtypes)} | {_short(op)} |"
+            for op in members
+        ]
     for kind, members in by_kind.items():
         if members:
             lines += ["", f"## {kind}", "", next((text for _, title, text in _KINDS if title == kind), "")]
@@ -132,7 +135,9 @@ def _derivative(op: OpDef, operands: Sequence[str]) -> str:
             if tree is not None
         )
     rule = " ".join((op.adjoint.__doc__ or "").split())
-    return f"{'linear' if 'linear' in op.traits else 'by its adjoint'}: {rule[:1].lower()}{rule[1:].rstrip('.')}"
+    return (
+        f"{'linear' if 'linear' in op.traits else 'by its adjoint'}: {rule[:1].lower()}{rule[1:].rstrip('.')}"
+    )
 
 
 def _is_bool(op: OpDef) -> bool:

@@ -149,7 +149,9 @@ class _Parser:
         shown = self._text[start + first : len(self._text) if end < 0 else end][:160]
         shown = "".join(c if c.isprintable() else " " for c in shown)
         caret = " " * (column - first) + "^"
-        raise ParseError(f"{self._filename}:{line}:{column + 1}: {message}\n    {shown.rstrip()}\n    {caret}")
+        raise ParseError(
+            f"{self._filename}:{line}:{column + 1}: {message}\n    {shown.rstrip()}\n    {caret}"
+        )
 
     def _fail_expected(self, what: str, token: _Token | None = None) -> NoReturn:
         found = token or self._tokens[self._at]
@@ -206,7 +208,9 @@ class _Parser:
         self._take_text("graphc")
         token = self._take("number", f"format version {VERSION}")
         if token.text != str(VERSION):
-            self._fail(f"expected format version {VERSION}, got {token.text}: written by another graphc?", token)
+            self._fail(
+                f"expected format version {VERSION}, got {token.text}: written by another graphc?", token
+            )
 
     def _graph(self) -> Graph:
         self._take_text("graph")
@@ -220,11 +224,14 @@ class _Parser:
             token = self._take("word", f"a stage of {', '.join(STAGES)}")
             stage = token.text
             if stage not in STAGES:
-                self._fail(f"expected a stage of {', '.join(STAGES)}, got {stage}{_hint(stage, STAGES)}", token)
+                self._fail(
+                    f"expected a stage of {', '.join(STAGES)}, got {stage}{_hint(stage, STAGES)}", token
+                )
         returns = self._tokens[self._at]
         outputs = self._body(scope, 0)
         if [v.type for v in outputs] != types:
-            self._fail(f"@{name}: expected outputs {_shown(types)} as announced, got {_shown(v.type for v in outputs)}", returns)
+            found = _shown(v.type for v in outputs)
+            self._fail(f"@{name}: expected outputs {_shown(types)} as announced, got {found}", returns)
         return scope.build.graph(name, outputs, stage, names if any(names) else ())
 
     def _inputs(self, scope: _Scope) -> None:
@@ -279,7 +286,9 @@ class _Parser:
         op_token = self._take("word", "an op's name")
         op = REGISTRY.get(op_token.text)
         if op is None:
-            self._fail(f"expected a registered op, got {op_token.text}{_hint(op_token.text, REGISTRY)}", op_token)
+            self._fail(
+                f"expected a registered op, got {op_token.text}{_hint(op_token.text, REGISTRY)}", op_token
+            )
         literal = self._tokens[self._at]
         attrs: dict[str, Attr] = {}
         operands: list[Value] = []
@@ -290,9 +299,9 @@ class _Parser:
         self._attributes(attrs)
         type_token = self._take_text(":")
         types = self._result_types()
+        if "type" in attrs:
+            self._fail(f"{op.name}: expected the type after the colon only, got an attribute too", type_token)
         if op.typed and len(types) == 1:
-            if "type" in attrs:
-                self._fail(f"{op.name}: expected the type after the colon only, got an attribute too", type_token)
             attrs["type"] = types[0]
         if op.name == "const" and len(types) == 1:
             rounded = canonical_number(attrs["value"], types[0].dtype)
@@ -305,7 +314,9 @@ class _Parser:
         except GraphcError as error:
             self._fail(str(error), op_token)
         if list(node.types) != types:
-            self._fail(f"{op.name}: expected type {_shown(node.types)}, got {_shown(types)}", self._after(type_token))
+            self._fail(
+                f"{op.name}: expected type {_shown(node.types)}, got {_shown(types)}", self._after(type_token)
+            )
         if len(names) != len(node.types):
             self._fail(f"{op.name}: expected {len(node.types)} results, got {len(names)}", results[0])
         for name, token, value in zip(names, results, node.results, strict=True):
@@ -381,9 +392,13 @@ class _Parser:
                 self._fail_expected("a type such as f32[2,3]", token)
             name, dims = match.group(1), [d.strip() for d in match.group(2).split(",") if d]
             if name not in DTYPES:
-                self._fail(f"expected a data type of {', '.join(DTYPES)}, got {name}{_hint(name, DTYPES)}", token)
+                self._fail(
+                    f"expected a data type of {', '.join(DTYPES)}, got {name}{_hint(name, DTYPES)}", token
+                )
             if len(dims) > _MAX_RANK or any(len(d) > _MAX_DIM_DIGITS for d in dims):
-                self._fail_expected(f"at most {_MAX_RANK} dimensions of at most {_MAX_DIM_DIGITS} digits", token)
+                self._fail_expected(
+                    f"at most {_MAX_RANK} dimensions of at most {_MAX_DIM_DIGITS} digits", token
+                )
             found = self._types[token.text] = TensorType(DTYPES[name], tuple(map(int, dims)))
         return found
 
@@ -411,9 +426,9 @@ class _Parser:
             return self._constant(token)
         if token.text in ("true", "false"):
             return token.text == "true"
-        if token.text in DTYPES:
-            return DTYPES[token.text]
-        self._fail_expected("a number, string, true, false, list, type or constant", token)
+        if token.text not in DTYPES:
+            self._fail_expected("a number, string, true, false, list, type or constant", token)
+        return DTYPES[token.text]
 
     def _list(self, depth: int) -> Attr:
         if depth >= _MAX_NESTING:
@@ -441,7 +456,10 @@ class _Parser:
                 self._fail(f"expected an array for constant {token.text} in the side file, got none", token)
             dense = Dense(array)
             if _DIGEST.match(name) and dense.name != f"@{name}":
-                self._fail(f"expected the bytes of {token.text}, got those of {dense.name}: a damaged side file?", token)
+                self._fail(
+                    f"expected the bytes of {token.text}, got those of {dense.name}: a damaged side file?",
+                    token,
+                )
             self._dense[token.text] = dense
         return self._dense[token.text]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import linecache
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import NoReturn
 
 import numpy as np
@@ -60,6 +60,8 @@ class _Verifier:
         for position, node in enumerate(self.graph.nodes):
             if node in self.outer:
                 self._fail(position, "expected a region's own values, got one of the graph around it")
+            if node.op is INPUT:
+                self._fail(position, f"expected inputs of this graph, got %{node.name} from elsewhere")
             if node.serial in serials:
                 self._fail(position, f"expected nodes of one builder, got serial {node.serial} a second time")
             self._operands(position, node, defined)
@@ -81,7 +83,9 @@ class _Verifier:
             if node.op is not INPUT or value.index != 0 or len(node.types) != 1 or node.operands:
                 self._fail(_HEADER, f"expected inputs only in the header, got a result of {node.op.name}")
             if node in self.outer:
-                self._fail(_HEADER, f"expected a region's own inputs, got %{node.name} of the graph around it")
+                self._fail(
+                    _HEADER, f"expected a region's own inputs, got %{node.name} of the graph around it"
+                )
             if node.name in names:
                 self._fail(_HEADER, f"expected input names once each, got %{node.name} a second time")
             if node.name:
@@ -95,7 +99,9 @@ class _Verifier:
                 self._fail(_RETURN, f"output {position}: expected a value of this graph, got a foreign input")
             if not 0 <= value.index < len(value.node.types):
                 count = len(value.node.types)
-                self._fail(_RETURN, f"output {position}: expected one of {count} results, got result {value.index}")
+                self._fail(
+                    _RETURN, f"output {position}: expected one of {count} results, got result {value.index}"
+                )
         named = [n for n in self.graph.output_names if n]
         for name in named:
             if named.count(name) > 1:
@@ -104,16 +110,22 @@ class _Verifier:
     # -------------------------------------------------------------------------------------------------------- nodes
 
     def _operands(self, position: int, node: Node, defined: set[Node]) -> None:
-        if node.op is INPUT:
-            self._fail(position, f"expected inputs of this graph, got %{node.name} from elsewhere")
         for number, value in enumerate(node.operands):
             if value.node.op is INPUT and value.node not in defined:
-                self._fail(position, f"operand {number}: expected a value of this graph, got foreign input %{value.node.name}")
+                self._fail(
+                    position,
+                    f"operand {number}: expected a value of this graph, got foreign input %{value.node.name}",
+                )
             if value.node not in defined:
-                self._fail(position, f"operand {number}: expected a value defined above, got a later {value.node.op.name}")
+                self._fail(
+                    position,
+                    f"operand {number}: expected a value defined above, got a later {value.node.op.name}",
+                )
             if not 0 <= value.index < len(value.node.types):
                 count = len(value.node.types)
-                self._fail(position, f"operand {number}: expected one of {count} results, got result {value.index}")
+                self._fail(
+                    position, f"operand {number}: expected one of {count} results, got result {value.index}"
+                )
 
     def _op(self, position: int, node: Node) -> None:
         if REGISTRY.get(node.op.name) is not node.op:
@@ -127,19 +139,23 @@ class _Verifier:
             if not _ATTRIBUTE_NAME.match(name):
                 self._fail(position, f"expected an attribute's name, got {name!r}")
             if not _is_attr(value):
-                self._fail(position, f"{name}: expected a plain bool, int, float, str, type or tuple, got {value!r}")
+                self._fail(
+                    position, f"{name}: expected a plain bool, int, float, str, type or tuple, got {value!r}"
+                )
             if known and name not in known and name != "diagonal":
                 self._fail(position, f"expected attributes of {', '.join(sorted(known))}, got {name}")
         if not node.op.typed:
+            if "type" in node.attrs:
+                self._fail(position, "expected no type attribute, which is not printed, got one")
             return
         type = node.attrs.get("type")
         if type != node.types[0]:
             self._fail(position, f"expected the type attribute {node.types[0]!r}, got {type!r}")
-        value = node.attrs.get("value")
-        if node.op.name == "const" and isinstance(value, (bool, int, float)):
-            rounded = canonical_number(value, node.type.dtype)
-            if rounded is None or attr_key(rounded) != attr_key(value):
-                self._fail(position, f"expected a number of {node.type.dtype.name}, got {value!r}")
+        number = node.attrs.get("value")
+        if node.op.name == "const" and isinstance(number, (bool, int, float)):
+            rounded = canonical_number(number, node.type.dtype)
+            if rounded is None or attr_key(rounded) != attr_key(number):
+                self._fail(position, f"expected a number of {node.type.dtype.name}, got {number!r}")
 
     def _types(self, position: int, node: Node) -> None:
         try:
@@ -154,11 +170,16 @@ class _Verifier:
     def _stage_rules(self, position: int, node: Node) -> None:
         if "diagonal" in node.attrs:
             if node.op.name not in _DIAGONAL_OPS:
-                self._fail(position, f"expected diagonal on {' or '.join(_DIAGONAL_OPS)} only, got it on {node.op.name}")
+                self._fail(
+                    position,
+                    f"expected diagonal on {' or '.join(_DIAGONAL_OPS)} only, got it on {node.op.name}",
+                )
             if node.attrs["diagonal"] is not True:
                 self._fail(position, f"diagonal: expected a flag, got {node.attrs['diagonal']!r}")
             if self.stage == "traced":
-                self._fail(position, "expected no diagonal marker before differentiation, got one in stage traced")
+                self._fail(
+                    position, "expected no diagonal marker before differentiation, got one in stage traced"
+                )
         if node.op.name == "fused":
             if self.where:
                 self._fail(position, "expected a region without fused nodes, got one")
@@ -168,10 +189,14 @@ class _Verifier:
     def _regions(self, position: int, node: Node) -> None:
         if node.regions and "region" not in node.op.traits:
             self._fail(position, f"expected no region, got {len(node.regions)}")
-        around = self.outer | set(self.graph.nodes) | {v.node for v in self.graph.inputs} if node.regions else None
         for region in node.regions:
             where = f"in the region of {self.where}{node.op.name} #{position}: "
-            _Verifier(region, self.stage, around or frozenset(), where).run()
+            _Verifier(region, self.stage, self._around, where).run()
+
+    @cached_property
+    def _around(self) -> frozenset[Node]:
+        """What a region here must not touch."""
+        return self.outer | set(self.graph.nodes) | {v.node for v in self.graph.inputs}
 
     # ------------------------------------------------------------------------------------------------------- errors
 

@@ -96,8 +96,8 @@ def pointwise_of_broadcasts(build: Rewriter, node: Node) -> Outcome:
         if number is not None:
             operands.append(build.splat(number, TensorType(operand.dtype, small)))
         else:
-            own = tuple(dims.index(d) for d in source.ints("dims"))
-            operands.append(build.broadcast(source.operands[0], dims=own, shape=small))
+            (x,), own = source.operands, tuple(dims.index(d) for d in source.ints("dims"))
+            operands.append(x if x.shape == small else build.broadcast(x, dims=own, shape=small))
     attrs: dict[str, Attr] = {
         k: TensorType(v.dtype, small) if isinstance(v, TensorType) else v for k, v in node.attrs.items()
     }

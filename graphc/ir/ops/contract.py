@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
-from graphc.ir.opdef import NUMBERS, OpDef, Sample, check_dtype, register
+from graphc.ir.opdef import NUMBERS, OpDef, Sample, check_dtype, int_list, register
 from graphc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Dimensions:
 
 def dimensions(attrs: Attrs, lhs_rank: int, rhs_rank: int) -> Dimensions:
     """The parts of the dimensions of a contraction with these attributes."""
-    (lhs_summed, rhs_summed) = attrs["axes"]  # type: ignore[misc]
-    (lhs_batch, rhs_batch) = attrs.get("batch", ((), ()))  # type: ignore[misc]
+    lhs_summed, rhs_summed = _pair(attrs, "axes")
+    lhs_batch, rhs_batch = _pair(attrs, "batch") if "batch" in attrs else ((), ())
 
     def free(rank: int, used: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(d for d in range(rank) if d not in used)
@@ -44,6 +44,14 @@ def dimensions(attrs: Attrs, lhs_rank: int, rhs_rank: int) -> Dimensions:
         lhs_batch, free(lhs_rank, lhs_batch + lhs_summed), lhs_summed,
         rhs_batch, free(rhs_rank, rhs_batch + rhs_summed), rhs_summed,
     )  # fmt: skip
+
+
+def _pair(attrs: Attrs, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A list for the left operand and one for the right."""
+    sides = attrs[name]
+    if not isinstance(sides, tuple) or len(sides) != 2:
+        raise ShapeError(f"{name}: expected two lists of integers, got {sides!r}")
+    return int_list({name: sides[0]}, name), int_list({name: sides[1]}, name)
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:

@@ -67,7 +67,7 @@ def _ref_scatter(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndar
     assert isinstance(axis, int)
     result = np.moveaxis(np.array(x), axis, 0)
     count = indices.size
-    flat = np.moveaxis(updates.reshape(x.shape[:axis] + (count,) + x.shape[axis + 1 :]), axis, 0)
+    flat = np.moveaxis(updates.reshape((*x.shape[:axis], count, *x.shape[axis + 1 :])), axis, 0)
     inside = ((indices >= 0) & (indices < x.shape[axis])).reshape(-1)
     np.add.at(result, indices.reshape(-1)[inside], flat[inside])
     return [np.ascontiguousarray(np.moveaxis(result, 0, axis)).reshape(x.shape)]

@@ -84,7 +84,10 @@ def _reduction(
     numpy: Callable[..., np.ndarray],
     allowed: Sequence[DType],
     adjoint: Adjoint | None = None,
-    **facts: str,
+    latex: str = "",
+    doc: str = "",
+    kink: str = "",
+    no_derivative: str = "",
 ) -> OpDef:
     def ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
         (x,) = arrays
@@ -102,7 +105,10 @@ def _reduction(
             combine=combine,
             dtypes=tuple(allowed),
             samples=_samples,
-            **facts,
+            latex=latex,
+            doc=doc,
+            kink=kink,
+            no_derivative=no_derivative,
         )
     )
 

@@ -83,7 +83,7 @@ const = register(
         "const", _infer_const, _ref_const, 0, no_derivative="a constant has no operands", typed=True, dtypes=ANY,
         traits=frozenset({"leaf"}), doc="A splat of one number, or an array named by the digest of its bytes.",
         samples=lambda rng, dtype: [
-            Sample((), {"value": True if dtype is bool_ else (2.5 if dtype.is_float else 3), "type": TensorType(dtype, (3, 2))}),
+            Sample((), {"value": canonical_number(dtype is bool_ or 3, dtype), "type": TensorType(dtype, (3, 2))}),
             Sample((), {"value": Dense(_array(rng, dtype, 3, 2)), "type": TensorType(dtype, (3, 2))}),
         ],
     )
@@ -195,7 +195,8 @@ def _adjoint_transpose(build: Builder, node: Node, cotangents: Sequence[Value | 
 transpose = register(
     OpDef(
         "transpose", _infer_transpose, lambda arrays, attrs: [arrays[0].transpose(int_list(attrs, "perm"))], 1,
-        _adjoint_transpose, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}^T", doc="Result dimension i is operand dimension perm[i].",
+        _adjoint_transpose, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}^T",
+        doc="Result dimension i is operand dimension perm[i].",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 4, 6),), {"perm": (1, 0)}),
             Sample((_array(rng, dtype, 2, 3, 5),), {"perm": (2, 0, 1)}),
