@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
 from graphc.errors import ArgumentError, GraphcError
+from graphc.frontend.checks import is_integer
 from graphc.frontend.modules import Module
 
 
@@ -48,9 +49,13 @@ class History(dict[str, list[float]]):
         try:
             from matplotlib import pyplot
         except ImportError as error:
-            raise GraphcError("History.plot: expected matplotlib, got none: pip install graphc[plot]") from error
+            raise GraphcError(
+                "History.plot: expected matplotlib, got none: pip install graphc[plot]"
+            ) from error
         names = [n for n in self if not n.startswith("val_") and n not in ("seconds", "us_per_step")]
-        figure, axes = pyplot.subplots(1, max(1, len(names)), figsize=(5 * max(1, len(names)), 3.5), squeeze=False)
+        figure, axes = pyplot.subplots(
+            1, max(1, len(names)), figsize=(5 * max(1, len(names)), 3.5), squeeze=False
+        )
         for axis, name in zip(axes[0], names, strict=False):
             for key in (name, f"val_{name}"):
                 if key in self:
@@ -111,7 +116,7 @@ class Callback:
         """Called when the training ends, for whatever reason."""
 
 
-AnyCallback = Union[Callback, Callable[[Run], Union[bool, None]]]
+AnyCallback = Callback | Callable[[Run], bool | None]
 
 
 @dataclass(eq=False)
@@ -137,12 +142,16 @@ class EarlyStopping(Callback):
     _kept: dict[str, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 0:
-            raise ArgumentError(f"EarlyStopping: patience: expected an integer of at least 0, got {self.patience!r}")
+        if not is_integer(self.patience, least=0):
+            raise ArgumentError(
+                f"EarlyStopping: patience: expected an integer of at least 0, got {self.patience!r}"
+            )
         if self.mode not in (None, "min", "max"):
             raise ArgumentError(f"EarlyStopping: mode: expected 'min' or 'max', got {self.mode!r}")
         if not self.min_delta >= 0:
-            raise ArgumentError(f"EarlyStopping: min_delta: expected a number of at least 0, got {self.min_delta!r}")
+            raise ArgumentError(
+                f"EarlyStopping: min_delta: expected a number of at least 0, got {self.min_delta!r}"
+            )
 
     @property
     def grows(self) -> bool:

@@ -44,7 +44,10 @@ def dataset(data: object, dtype: DType, allow_nan: bool = False, what: str = "da
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ArgumentError(f"{what}: expected a pair (inputs, targets), got {type(data).__name__}")
-    x, y = (_array(a, dtype, allow_nan, f"{what}: {name}") for a, name in zip(data, ("inputs", "targets"), strict=True))
+    x, y = (
+        _array(a, dtype, allow_nan, f"{what}: {name}")
+        for a, name in zip(data, ("inputs", "targets"), strict=True)
+    )
     if len(x) != len(y):
         raise ArgumentError(f"{what}: expected as many targets as inputs, got {len(y)} and {len(x)}")
     return Dataset(x, y)

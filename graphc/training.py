@@ -10,29 +10,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
+from graphc.compiler import compile
+from graphc.transforms import value_and_grad
 
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
-from graphc.compiler import compile
 from graphc.data import Batch, Dataset, batch_starts, dataset, split
 from graphc.errors import ArgumentError, GraphcError, ShapeError
 from graphc.frontend.array import Array
+from graphc.frontend.checks import is_integer
 from graphc.frontend.init import generator
 from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import trace
 from graphc.ir.types import TensorType, dtype_of
-from graphc.transforms import value_and_grad
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
 
 Scalar = Callable[[Array, Array], Array]  # a loss or a metric of (prediction, target)
 Arrays = dict[str, Array]
 NumPy = dict[str, np.ndarray]
-Metrics = Union[str, Sequence[str], Mapping[str, Scalar], None]
+Metrics = str | Sequence[str] | Mapping[str, Scalar] | None
 NAMED_METRICS: dict[str, Scalar] = {"accuracy": accuracy}
 
 
@@ -81,7 +81,7 @@ def fit(
     (array([[3.]], dtype=float32), True)
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        if not is_integer(value, least=1):
             raise ArgumentError(f"fit: {name}: expected an integer of at least 1, got {value!r}")
     order = generator(seed)
     train = dataset(data, model.dtype, allow_nan)
@@ -93,7 +93,9 @@ def fit(
         _check_alike(train, held)
     rows = min(batch_size, len(train))
     if drop_last and len(train) < batch_size:
-        raise ArgumentError(f"fit: expected at least one batch of {batch_size} rows, got {len(train)} and drop_last")
+        raise ArgumentError(
+            f"fit: expected at least one batch of {batch_size} rows, got {len(train)} and drop_last"
+        )
     model.fill(seed)
     task = _Task(model, loss, optimizer, _metrics(metrics), target, threads)
     task.check(train, rows, "data")
@@ -184,7 +186,14 @@ class _Pass:
     """Goes over a data set in batches and sums the numbers of each, weighted by rows."""
 
     def __init__(
-        self, task: _Task, data: Dataset, rows: int, run: Run, state: NumPy | None, rate: np.ndarray, drop_last: bool
+        self,
+        task: _Task,
+        data: Dataset,
+        rows: int,
+        run: Run,
+        state: NumPy | None,
+        rate: np.ndarray,
+        drop_last: bool,
     ) -> None:
         self.batches = list(batch_starts(len(data), rows, drop_last))
         self.count = self.batches[-1][1]
@@ -263,7 +272,8 @@ def _train(
             run.epoch = epoch
             weights.propose()
             _publish(run)
-            if any([watcher.epoch(run) for watcher in watchers]):
+            stops = [watcher.epoch(run) for watcher in watchers]  # every one is asked
+            if any(stops):
                 history.stopped = "callback"
                 break
     except KeyboardInterrupt:
@@ -330,7 +340,9 @@ def _metrics(metrics: Metrics) -> dict[str, Scalar]:
         names = [metrics] if isinstance(metrics, str) else list(metrics)
         unknown = [name for name in names if name not in NAMED_METRICS]
         if unknown:
-            raise ArgumentError(f"fit: metrics: expected {', '.join(NAMED_METRICS)} or a dict, got {unknown[0]!r}")
+            raise ArgumentError(
+                f"fit: metrics: expected {', '.join(NAMED_METRICS)} or a dict, got {unknown[0]!r}"
+            )
         chosen = {name: NAMED_METRICS[name] for name in names}
     taken = [name for name in chosen if name in ("loss", "seconds", "us_per_step") or name.startswith("val_")]
     if taken:

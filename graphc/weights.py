@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class HasWeights(Protocol):
     def buffers(self) -> dict[str, np.ndarray]: ...
 
 
-def save_weights(weights: Union[HasWeights, Mapping[str, np.ndarray]], path: str | os.PathLike[str]) -> None:
+def save_weights(weights: HasWeights | Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
     """Writes a model's parameters and buffers, or a flat dict of arrays, to a safetensors file.
 
     The file appears whole or not at all: it is written beside its place, flushed, then renamed over it. Arrays of any
@@ -58,8 +58,12 @@ def save_weights(weights: Union[HasWeights, Mapping[str, np.ndarray]], path: str
         given = np.asarray(array)
         kind = given.dtype.newbyteorder("=")
         if kind not in _NUMPY:
-            raise ArtifactError(f"{path}: save_weights: {name}: expected an array of numbers, got {given.dtype}")
-        entries[name] = np.array(given, dtype=kind, order="C")  # the package writes raw bytes: rows, native order
+            raise ArtifactError(
+                f"{path}: save_weights: {name}: expected an array of numbers, got {given.dtype}"
+            )
+        entries[name] = np.array(
+            given, dtype=kind, order="C"
+        )  # the package writes raw bytes: rows, native order
     _package()
     from safetensors.numpy import save
 
@@ -85,7 +89,9 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         entries = package.deserialize(content)
     except (package.SafetensorError, ValueError, OverflowError, MemoryError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise ArtifactError(f"{path}: expected a safetensors file, got {len(content)} bytes ({text})") from error
+        raise ArtifactError(
+            f"{path}: expected a safetensors file, got {len(content)} bytes ({text})"
+        ) from error
     return {name: _array(f"{path}: {name}", entry) for name, entry in sorted(entries)}
 
 
@@ -112,7 +118,9 @@ def _write_whole(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise ArtifactError(f"{path}: save_weights: expected a writable file, got {error.strerror or error}") from error
+        raise ArtifactError(
+            f"{path}: save_weights: expected a writable file, got {error.strerror or error}"
+        ) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from graphc.transforms import grad
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend import nn
@@ -14,7 +15,6 @@ from graphc.frontend.losses import check_labels
 from graphc.frontend.tracer import trace
 from graphc.ir.interp import interpret
 from graphc.ir.types import bool_, f32, f64, i32
-from graphc.transforms import grad
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 3, (6, 4))
@@ -59,7 +59,9 @@ def test_cross_entropy_of_labels_is_the_mean_negative_log_probability() -> None:
 
 def test_cross_entropy_of_one_row_and_of_other_integer_types() -> None:
     expected = -float(log_softmax(LOGITS[0])[2])
-    np.testing.assert_allclose(run(nn.cross_entropy, LOGITS[0], np.int32(2).reshape(())), expected, rtol=1e-14)
+    np.testing.assert_allclose(
+        run(nn.cross_entropy, LOGITS[0], np.int32(2).reshape(())), expected, rtol=1e-14
+    )
     for dtype in (np.int64, np.uint8):
         value = run(nn.cross_entropy, LOGITS, LABELS.astype(dtype))
         np.testing.assert_array_equal(value, run(nn.cross_entropy, LOGITS, LABELS))
@@ -84,7 +86,9 @@ def test_cross_entropy_holds_at_logits_that_overflow_exp() -> None:
     rows = run(lambda x, t: nn.cross_entropy(x, t, reduction="none"), logits, labels)
     np.testing.assert_allclose(rows, [2e4, np.log(3), 0], rtol=1e-6)
     gradient = run(grad(nn.cross_entropy), logits, labels)
-    np.testing.assert_allclose(gradient * 3, [[1, -1, 0], [-2 / 3, 1 / 3, 1 / 3], [0, 0, 0]], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        gradient * 3, [[1, -1, 0], [-2 / 3, 1 / 3, 1 / 3], [0, 0, 0]], rtol=1e-6, atol=1e-7
+    )
 
 
 def test_cross_entropy_is_a_minimal_graph() -> None:
@@ -94,7 +98,18 @@ def test_cross_entropy_is_a_minimal_graph() -> None:
         graph = trace(function, f32[32, 10], i32[32])
         return [n.op.name for n in graph.nodes if n.op.name not in ("const", "broadcast", "reshape", "iota")]
 
-    forward = ["reduce_max", "stop_gradient", "sub", "exp", "reduce_sum", "log", "eq", "select", "reduce_sum", "sub"]
+    forward = [
+        "reduce_max",
+        "stop_gradient",
+        "sub",
+        "exp",
+        "reduce_sum",
+        "log",
+        "eq",
+        "select",
+        "reduce_sum",
+        "sub",
+    ]
     found = ops(nn.cross_entropy)
     assert found[: len(forward)] == forward or sorted(found) == sorted([*forward, *found[len(forward) :]])
     assert len(found) - len(forward) <= 2  # the mean: a sum and a scale
@@ -135,7 +150,9 @@ def test_binary_targets_may_be_bools() -> None:
         (np.array([1.0, -1.0]), np.array([0.0, 1.0]), 0.0),
     ],
 )
-def test_accuracy_counts_the_rows_that_are_right(prediction: np.ndarray, target: np.ndarray, share: float) -> None:
+def test_accuracy_counts_the_rows_that_are_right(
+    prediction: np.ndarray, target: np.ndarray, share: float
+) -> None:
     assert run(nn.accuracy, prediction, target) == share
 
 
@@ -143,11 +160,15 @@ def test_wrong_arguments_name_the_callers_line_and_what_was_expected() -> None:
     here = r".*test_losses\.py:\d+: "
     with pytest.raises(ShapeError, match=here + re.escape("mse: expected a target of shape [4, 1], got [4]")):
         trace(nn.mse, f32[4, 1], f32[4])
-    with pytest.raises(ShapeError, match=here + re.escape("cross_entropy: expected labels [4] for logits [4, 3]")):
+    with pytest.raises(
+        ShapeError, match=here + re.escape("cross_entropy: expected labels [4] for logits [4, 3]")
+    ):
         trace(nn.cross_entropy, f32[4, 3], i32[4, 1])
     with pytest.raises(ShapeError, match=here + re.escape("cross_entropy: expected logits [N, C] or [C]")):
         trace(nn.cross_entropy, f32[4, 3, 2], i32[4, 3])
-    with pytest.raises(DTypeError, match=here + "cross_entropy: expected integer labels or float probabilities, got bool"):
+    with pytest.raises(
+        DTypeError, match=here + "cross_entropy: expected integer labels or float probabilities, got bool"
+    ):
         trace(nn.cross_entropy, f32[4, 3], bool_[4])
     with pytest.raises(DTypeError, match=here + "cross_entropy: expected float logits, got i32"):
         trace(nn.cross_entropy, i32[4, 3], i32[4])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from graphc.transforms import grad
 
 from graphc.errors import ArgumentError, ShapeError, TraceError
 from graphc.frontend import init, nn
@@ -18,7 +19,6 @@ from graphc.frontend.tracer import trace
 from graphc.frontend.tree import flatten
 from graphc.ir.interp import interpret
 from graphc.ir.types import f32, f64, i32
-from graphc.transforms import grad
 
 RNG = np.random.default_rng(7)
 
@@ -29,7 +29,9 @@ def run(function: Callable[..., object], *args: object) -> list[np.ndarray]:
 
 def forward(model: nn.Module, x: np.ndarray) -> np.ndarray:
     """The model's output by the interpreter."""
-    return run(lambda params, state, x: model.apply(params, state, x)[0], model.parameters, model.buffers, x)[0]
+    return run(lambda params, state, x: model.apply(params, state, x)[0], model.parameters, model.buffers, x)[
+        0
+    ]
 
 
 class Residual(nn.Module):
@@ -78,7 +80,9 @@ def test_linear_takes_integer_inputs_in_its_own_type() -> None:
     layer = nn.Linear(2, 2, seed=0)
     y = forward(layer, np.array([[1, 255]], np.uint8))
     assert y.dtype == np.float32
-    np.testing.assert_allclose(y, [[1, 255]] @ layer.parameters["weight"].T + layer.parameters["bias"], rtol=1e-6)
+    np.testing.assert_allclose(
+        y, [[1, 255]] @ layer.parameters["weight"].T + layer.parameters["bias"], rtol=1e-6
+    )
 
 
 def test_flatten_joins_dimensions() -> None:
@@ -103,7 +107,9 @@ ACTIVATIONS: list[tuple[nn.Module, Callable[[np.ndarray], np.ndarray]]] = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "expected"), ACTIVATIONS, ids=lambda v: repr(v) if isinstance(v, nn.Module) else "")
+@pytest.mark.parametrize(
+    ("layer", "expected"), ACTIVATIONS, ids=lambda v: repr(v) if isinstance(v, nn.Module) else ""
+)
 def test_activations_and_their_derivatives(
     layer: nn.Module, expected: Callable[[np.ndarray], np.ndarray]
 ) -> None:
@@ -125,13 +131,17 @@ def test_activations_at_zero_infinity_and_nan() -> None:
         np.testing.assert_array_equal(forward(nn.Sigmoid(), x), np.float32([np.nan, 1, 0, 0.5]))
     big = np.float32([[1e4, -1e4, 1e4]])
     np.testing.assert_allclose(forward(nn.Softmax(), big), [[0.5, 0, 0.5]])
-    np.testing.assert_allclose(forward(nn.LogSoftmax(), big), [[-np.log(2), -2e4 - np.log(2), -np.log(2)]], rtol=1e-6)
+    np.testing.assert_allclose(
+        forward(nn.LogSoftmax(), big), [[-np.log(2), -2e4 - np.log(2), -np.log(2)]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("function", "at_zero"), [(nn.relu, 0.0), (nn.leaky_relu, 0.01), (nn.softplus, 0.5), (nn.gelu, 0.5)]
 )
-def test_derivatives_at_zero_are_the_documented_ones(function: Callable[[Array], Array], at_zero: float) -> None:
+def test_derivatives_at_zero_are_the_documented_ones(
+    function: Callable[[Array], Array], at_zero: float
+) -> None:
     assert run(grad(function), np.float64(0).reshape(()))[0] == at_zero
 
 
@@ -141,7 +151,9 @@ def test_softplus_has_the_right_second_derivative_at_zero_and_far_out() -> None:
     for x in (1.5, -1.5, 40.0, -40.0):
         s = 1 / (1 + np.exp(-np.longdouble(x)))
         np.testing.assert_allclose(run(grad(nn.softplus), np.float64(x).reshape(()))[0], float(s), rtol=1e-14)
-        np.testing.assert_allclose(run(second, np.float64(x).reshape(()))[0], float(s * (1 - s)), rtol=1e-8, atol=1e-18)
+        np.testing.assert_allclose(
+            run(second, np.float64(x).reshape(()))[0], float(s * (1 - s)), rtol=1e-8, atol=1e-18
+        )
 
 
 # -- the tree of modules --------------------------------------------------------------------------------------------
@@ -173,7 +185,9 @@ def test_a_shared_layer_is_one_parameter() -> None:
 
 
 def test_the_text_is_pytorchs() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(3, 2, bias=False), nn.GELU()), nn.Softmax(dim=1))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Sequential(nn.Linear(3, 2, bias=False), nn.GELU()), nn.Softmax(dim=1)
+    )
     assert repr(model) == (
         "Sequential(\n"
         "  (0): Flatten(start_dim=1, end_dim=-1)\n"
@@ -248,7 +262,11 @@ def test_parameters_are_the_models_own_memory() -> None:
 def test_load_state_lists_all_that_is_wrong_and_changes_nothing() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)).init(0)
     before = model.parameters["0.weight"].copy()
-    state = {"0.weight": np.zeros((2, 2), np.float32), "1.weight": np.zeros((2, 1), np.float32), "x": np.zeros(1)}
+    state = {
+        "0.weight": np.zeros((2, 2), np.float32),
+        "1.weight": np.zeros((2, 1), np.float32),
+        "x": np.zeros(1),
+    }
     with pytest.raises(ArgumentError) as caught:
         model.load_state(state)
     assert str(caught.value).endswith(
@@ -298,7 +316,7 @@ def test_apply_is_pure_and_checks_names_and_shapes() -> None:
     zeros = {name: np.zeros_like(p) for name, p in model.parameters.items()}
     (y,) = run(lambda params, x: model.apply(params, {}, x)[0], zeros, np.ones((1, 2), np.float32))
     np.testing.assert_array_equal(y, [[0, 0]])
-    with pytest.raises(ArgumentError, match="Linear.apply: missing bias; unknown extra"):
+    with pytest.raises(ArgumentError, match=r"Linear.apply: missing bias; unknown extra"):
         trace(lambda w, x: model.apply({"weight": w, "extra": w}, {}, x)[0], f32[2, 2], f32[1, 2])
     with pytest.raises(ArgumentError, match=re.escape("weight: expected shape [2, 2], got [3]")):
         trace(lambda w, x: model.apply({"weight": w, "bias": w}, {}, x)[0], f32[3], f32[1, 2])

@@ -18,13 +18,17 @@ GRADS = [{name: RNG.normal(size=p.shape) for name, p in START.items()} for _ in 
 Arrays = dict[str, np.ndarray]
 
 
-def step(optimizer: Optimizer, params: Arrays, grads: Arrays, state: Arrays, rate: float) -> tuple[Arrays, Arrays]:
+def step(
+    optimizer: Optimizer, params: Arrays, grads: Arrays, state: Arrays, rate: float
+) -> tuple[Arrays, Arrays]:
     dtype = next(iter(params.values())).dtype
     args = (params, grads, state, np.array(rate, dtype))
     graph = trace(optimizer.update, *args)
     results = interpret(graph, [np.asarray(a) for a in flatten(args)[0]])
     count = len(params)
-    return dict(zip(params, results[:count], strict=True)), dict(zip(state_names(optimizer, params), results[count:], strict=True))
+    return dict(zip(params, results[:count], strict=True)), dict(
+        zip(state_names(optimizer, params), results[count:], strict=True)
+    )
 
 
 def state_names(optimizer: Optimizer, params: Arrays) -> list[str]:
@@ -95,11 +99,15 @@ def test_state_names_follow_the_parameters() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="SGD: learning_rate: expected a finite number of at least 0, got -1"):
+    with pytest.raises(
+        ArgumentError, match="SGD: learning_rate: expected a finite number of at least 0, got -1"
+    ):
         optim.SGD(-1)
     with pytest.raises(ArgumentError, match="SGD: momentum: expected a finite number of at least 0, got nan"):
         optim.SGD(0.1, momentum=float("nan"))
-    with pytest.raises(ArgumentError, match=r"Adam: betas: expected two numbers in \[0, 1\), got \(0.9, 1.0\)"):
+    with pytest.raises(
+        ArgumentError, match=r"Adam: betas: expected two numbers in \[0, 1\), got \(0.9, 1.0\)"
+    ):
         optim.Adam(betas=(0.9, 1.0))
 
 

@@ -102,13 +102,17 @@ def test_damaged_and_hostile_files_are_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="none.safetensors: expected a safetensors file, got No such file"):
+    with pytest.raises(
+        ArtifactError, match=r"none.safetensors: expected a safetensors file, got No such file"
+    ):
         load_weights(tmp_path / "none.safetensors")
     with pytest.raises(ArtifactError, match="expected a safetensors file, got Is a directory"):
         load_weights(tmp_path)
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "w.safetensors"
     save_weights({"a": np.float32([1])}, path)
 
@@ -116,7 +120,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match="w.safetensors: save_weights: .*got No space left on device"):
+    with pytest.raises(ArtifactError, match=r"w.safetensors: save_weights: .*got No space left on device"):
         save_weights({"a": np.float32([2])}, path)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["w.safetensors"]

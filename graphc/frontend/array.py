@@ -211,7 +211,9 @@ class Array:
 
     def __setitem__(self, index: Index, values: ArrayLike) -> NoReturn:
         raise self._refusal(
-            "assignment", "traced values don't change in place", "x = x.at[index].add(values), or graphc.where"
+            "assignment",
+            "traced values don't change in place",
+            "x = x.at[index].add(values), or graphc.where",
         )
 
     def __len__(self) -> int:
@@ -227,12 +229,16 @@ class Array:
     # -- what needs numbers -----------------------------------------------------------------------------------
 
     def _refusal(self, what: str, why: str, instead: str) -> TraceError:
-        return TraceError(f"{here().prefix}{what}: expected a Python value, got the traced {self!r}: {why}; use {instead}")
+        return TraceError(
+            f"{here().prefix}{what}: expected a Python value, got the traced {self!r}: {why}; use {instead}"
+        )
 
     _LATER = "its numbers exist only when the compiled code runs"
 
     def __bool__(self) -> bool:
-        raise self._refusal("bool", self._LATER, "graphc.where(condition, a, b) instead of if, while, and, or, not")
+        raise self._refusal(
+            "bool", self._LATER, "graphc.where(condition, a, b) instead of if, while, and, or, not"
+        )
 
     def __int__(self) -> int:
         raise self._refusal("int", self._LATER, "x.astype(graphc.i32)")
@@ -244,7 +250,9 @@ class Array:
         raise self._refusal("complex", self._LATER, "x itself: graphs have no complex numbers")
 
     def __index__(self) -> int:
-        raise self._refusal("index", self._LATER, "graphc.take(x, i + graphc.arange(n)) for a slice that begins at i")
+        raise self._refusal(
+            "index", self._LATER, "graphc.take(x, i + graphc.arange(n)) for a slice that begins at i"
+        )
 
     def item(self) -> NoReturn:
         """Raises `TraceError`: there is no number yet."""
@@ -255,7 +263,9 @@ class Array:
         raise self._refusal("tolist", self._LATER, "the array itself, and return it from the traced function")
 
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        raise self._refusal("numpy", self._LATER, "graphc's or NumPy's array functions on x, such as graphc.where")
+        raise self._refusal(
+            "numpy", self._LATER, "graphc's or NumPy's array functions on x, such as graphc.where"
+        )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
         return numpy_bridge.call_ufunc(ufunc, method, inputs, options)

@@ -93,7 +93,11 @@ class Call:
             if array.dtype == np.float64:
                 return array.astype(DEFAULT_FLOAT.numpy)
             if array.dtype == np.int64:
-                dtype = result_type([], [int(v) for v in (array.min(), array.max())]) if array.size else DEFAULT_INT
+                dtype = (
+                    result_type([], [int(v) for v in (array.min(), array.max())])
+                    if array.size
+                    else DEFAULT_INT
+                )
                 return array.astype(dtype.numpy)
         self._dtype(array.dtype)
         return array
@@ -135,7 +139,9 @@ class Call:
         with np.errstate(all="ignore"):
             return self.build.splat(number, type)
 
-    def promote(self, *operands: ArrayLike, floats: bool = False) -> tuple[list[Array | np.ndarray | Scalar], DType]:
+    def promote(
+        self, *operands: ArrayLike, floats: bool = False
+    ) -> tuple[list[Array | np.ndarray | Scalar], DType]:
         """The prepared operands and their common type; with `floats` at least the default float."""
         given = [self.prepare(x) for x in operands]
         strong = [self._dtype(g.dtype) if isinstance(g, np.ndarray) else g.dtype
@@ -212,7 +218,7 @@ class Call:
 
     # -- arguments --------------------------------------------------------------------------------------------
 
-    def int(self, x: object, what: str) -> int:
+    def integer(self, x: object, what: str) -> int:
         """A Python integer; raises `TraceError` for a traced one and anything else."""
         try:
             return operator.index(x)  # type: ignore[arg-type]
@@ -221,7 +227,7 @@ class Call:
 
     def axis(self, axis: object, rank: int) -> int:
         """An axis counted from 0; raises `ShapeError` where there is none of this number."""
-        number = self.int(axis, "axis")
+        number = self.integer(axis, "axis")
         if not -rank <= number < rank:
             raise self.error(ShapeError, f"expected an axis within rank {rank}, got {number}")
         return number % rank
@@ -238,8 +244,8 @@ class Call:
 
     def shape(self, shape: int | Sequence[int]) -> tuple[int, ...]:
         """A shape of non-negative Python ints; raises `ShapeError`."""
-        given = shape if isinstance(shape, (tuple, list)) else [shape]
-        found = tuple(self.int(n, "shape") for n in given)
+        given = list(shape) if isinstance(shape, (Sequence, np.ndarray)) else [shape]
+        found = tuple(self.integer(n, "shape") for n in given)
         if any(n < 0 for n in found):
             raise self.error(ShapeError, f"expected a shape of non-negative integers, got {list(found)}")
         return found

@@ -85,7 +85,9 @@ def ones_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
 
 def _number(call: Call, x: object, what: str) -> Scalar:
     if isinstance(x, Array):
-        raise call.error(TraceError, f"{what}: expected a Python number, got the traced {x!r}: shapes are static")
+        raise call.error(
+            TraceError, f"{what}: expected a Python number, got the traced {x!r}: shapes are static"
+        )
     weak = x.item() if isinstance(x, (np.generic, np.ndarray)) and x.ndim == 0 else as_weak(x)
     if not isinstance(weak, (bool, int, float)):
         raise call.error(TraceError, f"{what}: expected a Python number, got {type(x).__name__}")
@@ -121,7 +123,9 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: DTyp
     return call.wrap(result)
 
 
-def linspace(start: float, stop: float, num: int = 50, endpoint: bool = True, dtype: DTypeLike = f32) -> Array:
+def linspace(
+    start: float, stop: float, num: int = 50, endpoint: bool = True, dtype: DTypeLike = f32
+) -> Array:
     """`num` numbers from `start` to `stop`, evenly spaced, computed in double precision.
 
     >>> from graphc.frontend.tracer import trace
@@ -130,7 +134,7 @@ def linspace(start: float, stop: float, num: int = 50, endpoint: bool = True, dt
     """
     call = Call("linspace")
     a, b = _number(call, start, "start"), _number(call, stop, "stop")
-    count = call.int(num, "num")
+    count = call.integer(num, "num")
     if count < 0:
         raise call.error(ShapeError, f"num: expected a number of at least 0, got {count}")
     type = TensorType(call.dtype(dtype), (count,))
@@ -157,7 +161,7 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: DTypeLike = f
     call = Call("eye")
     shape = call.shape((n_rows, n_rows if n_cols is None else n_cols))
     target: DType = call.dtype(dtype)
-    return call.wrap(call.cast(diagonal_mask(call, shape, call.int(k, "k"), "eq"), target))
+    return call.wrap(call.cast(diagonal_mask(call, shape, call.integer(k, "k"), "eq"), target))
 
 
 def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = f32) -> Array:
@@ -178,4 +182,6 @@ def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = f32) -> Arra
     (classes,) = call.shape(num_classes)
     type = TensorType(value.dtype, (*value.shape, classes))
     spread = call.build.broadcast(value, dims=tuple(range(len(value.shape))), shape=type.shape)
-    return call.wrap(call.cast(call.build.eq(spread, call.build.iota(dim=len(value.shape), type=type)), call.dtype(dtype)))
+    return call.wrap(
+        call.cast(call.build.eq(spread, call.build.iota(dim=len(value.shape), type=type)), call.dtype(dtype))
+    )

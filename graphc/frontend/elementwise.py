@@ -15,7 +15,7 @@ from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
 from graphc.frontend.promotion import DTypeLike, as_weak
 from graphc.ir.graph import Value
-from graphc.ir.types import DType, TensorType, bool_, f32, i32
+from graphc.ir.types import DType, TensorType, bool_, i32
 
 
 def _binary(name: str, op: str, x1: ArrayLike, x2: ArrayLike, of_bools: str = "") -> Array:
@@ -99,7 +99,8 @@ def pow(x1: ArrayLike, x2: ArrayLike) -> Array:
             return call.wrap(_power(call, base, exponent))
     if not dtype.is_float:
         raise call.error(
-            DTypeError, f"expected floats, or integers to the power of a Python int of at least 0, got {dtype.name}"
+            DTypeError,
+            f"expected floats, or integers to the power of a Python int of at least 0, got {dtype.name}",
         )
     return call.wrap(call.build.pow(*call.operands(x1, x2)))
 
@@ -509,7 +510,7 @@ def round(x: ArrayLike, decimals: int = 0) -> Array:
     (f32[3],)
     """
     call = Call("round")
-    places = call.int(decimals, "decimals")
+    places = call.integer(decimals, "decimals")
     value = call.value(x)
     if places == 0 or not value.dtype.is_float:
         return _rounding("round", x)

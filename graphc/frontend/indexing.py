@@ -11,7 +11,6 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from graphc.frontend.calls import Call
 from graphc.ir.graph import Dense, Value
 from graphc.ir.types import TensorType, bool_, i32, i64, u8
 
-Item = Union[int, slice, None, Array, np.ndarray]
+Item = int | slice | Array | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,10 @@ class AtIndex:
 
 def _plan(call: Call, type: TensorType, index: Index) -> tuple[Basic, Advanced | None]:
     items = _expanded(call, type, index)
-    start, size, step, shape = [], [], [], []
+    start: list[int] = []
+    size: list[int] = []
+    step: list[int] = []
+    shape: list[int] = []
     axes: list[int] = []
     arrays: list[tuple[Array | np.ndarray, int]] = []
     places = [p for p, item in enumerate(items) if isinstance(item, (int, Array, np.ndarray))]

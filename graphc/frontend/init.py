@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from graphc.errors import ArgumentError
+from graphc.frontend.checks import is_integer
 from graphc.ir.types import DType, f32
 
 
@@ -30,7 +31,7 @@ def generator(seed: int, stream: int = 0) -> np.random.Generator:
     >>> bool(generator(3).random() == generator(3).random()), bool(generator(3).random() == generator(3, 1).random())
     (True, False)
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+    if not is_integer(seed, least=0):
         raise ArgumentError(f"seed: expected an integer of at least 0, got {seed!r}")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(seed), spawn_key=(stream,))))
 
@@ -67,7 +68,9 @@ class normal:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std >= 0):
-            raise ArgumentError(f"normal: expected a finite mean and std >= 0, got {self.mean!r} and {self.std!r}")
+            raise ArgumentError(
+                f"normal: expected a finite mean and std >= 0, got {self.mean!r} and {self.std!r}"
+            )
 
     def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return generator.normal(self.mean, self.std, shape)
@@ -131,5 +134,7 @@ def draw(
     wanted = (shape,) if isinstance(shape, int) else tuple(shape)
     values = np.asarray(initializer(generator(seed, stream), wanted))
     if values.shape != wanted:
-        raise ArgumentError(f"initializer {initializer!r}: expected shape {list(wanted)}, got {list(values.shape)}")
+        raise ArgumentError(
+            f"initializer {initializer!r}: expected shape {list(wanted)}, got {list(values.shape)}"
+        )
     return np.array(values, dtype=dtype.numpy, order="C")

@@ -11,6 +11,7 @@ from graphc.errors import ArgumentError, ShapeError
 from graphc.frontend import activations
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
+from graphc.frontend.checks import is_integer
 from graphc.frontend.init import Initializer, fan_in_uniform
 from graphc.frontend.modules import Module, Parameter
 from graphc.ir.loc import here
@@ -43,13 +44,15 @@ class Linear(Module):
         bias_init: Initializer | None = None,
     ) -> None:
         for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if not is_integer(size, least=1):
                 raise ArgumentError(f"{here().prefix}Linear: expected {name} of at least 1, got {size!r}")
         self.in_features = in_features
         self.out_features = out_features
         start = fan_in_uniform(in_features)
         shape = (out_features, in_features)
-        self.register_parameter("weight", Parameter(shape=shape, initializer=weight_init or start, dtype=dtype))
+        self.register_parameter(
+            "weight", Parameter(shape=shape, initializer=weight_init or start, dtype=dtype)
+        )
         if bias:
             entry = Parameter(shape=(out_features,), initializer=bias_init or start, dtype=dtype)
             self.register_parameter("bias", entry)
@@ -156,7 +159,9 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
-            raise ArgumentError(f"{here().prefix}GELU: expected approximate='none' or 'tanh', got {approximate!r}")
+            raise ArgumentError(
+                f"{here().prefix}GELU: expected approximate='none' or 'tanh', got {approximate!r}"
+            )
         self.approximate = approximate
 
     def forward(self, *inputs: Array) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Union
 
 from graphc.errors import ShapeError
 from graphc.frontend import elementwise, reductions
@@ -17,7 +16,7 @@ from graphc.frontend.calls import Call
 from graphc.ir.graph import Value
 from graphc.ir.types import bool_, i32
 
-Axes = Union[int, tuple[Union[int, Sequence[int]], Union[int, Sequence[int]]]]
+Axes = int | tuple[int | Sequence[int], int | Sequence[int]]
 _NONE: tuple[int, ...] = ()
 
 
@@ -87,7 +86,9 @@ def dot(x1: ArrayLike, x2: ArrayLike) -> Array:
         return elementwise.multiply(x1, x2)
     axis = max(len(b.shape) - 2, 0)
     if a.shape[-1] != b.shape[axis]:
-        raise call.error(ShapeError, f"expected axes of equal sizes to sum over, got {a.type!r} and {b.type!r}")
+        raise call.error(
+            ShapeError, f"expected axes of equal sizes to sum over, got {a.type!r} and {b.type!r}"
+        )
     product = call.build.contract(a, b, axes=((len(a.shape) - 1,), (axis,)), batch=(_NONE, _NONE))
     return _result(call, product, logical)
 
@@ -107,7 +108,7 @@ def tensordot(x1: ArrayLike, x2: ArrayLike, axes: Axes = 2) -> Array:
         left, right = axes
         lists = [list(s) if isinstance(s, (tuple, list)) else [s] for s in (left, right)]
     else:
-        count = call.int(axes, "axes")
+        count = call.integer(axes, "axes")
         if not 0 <= count <= min(rank_a, rank_b):
             raise call.error(ShapeError, f"expected at most {min(rank_a, rank_b)} axes, got {count}")
         lists = [list(range(rank_a - count, rank_a)), list(range(count))]
@@ -166,7 +167,9 @@ def einsum(subscripts: str, *operands: ArrayLike) -> Array:
     labelled = [_diagonals(call, v, t, sizes) for v, t in zip(values, terms, strict=True)]
     for letter in result:
         if letter not in sizes:
-            raise call.error(ShapeError, f"expected output letters of the operands, got {letter!r} in {subscripts!r}")
+            raise call.error(
+                ShapeError, f"expected output letters of the operands, got {letter!r} in {subscripts!r}"
+            )
     value, term = labelled[0]
     for position, (other, other_term) in enumerate(labelled[1:], start=1):
         later = set(result).union(*(t for _, t in labelled[position + 1 :]))
@@ -191,7 +194,9 @@ def _parse(call: Call, subscripts: str, values: list[Value]) -> tuple[list[str],
     extra = [len(v.shape) - len(t.replace("...", "")) for v, t in zip(values, terms, strict=True)]
     for value, term, n in zip(values, terms, extra, strict=True):
         if n < 0 or (n and "..." not in term):
-            raise call.error(ShapeError, f"expected {value.type!r} to have an axis for each letter of {term!r}")
+            raise call.error(
+                ShapeError, f"expected {value.type!r} to have an axis for each letter of {term!r}"
+            )
     most = max((n for n, t in zip(extra, terms, strict=True) if "..." in t), default=0)
     dots = "".join(chr(0x3B1 + i) for i in range(most))  # letters that no user's term has
     expanded = [t.replace("...", dots[len(dots) - n :]) for t, n in zip(terms, extra, strict=True)]
@@ -252,4 +257,6 @@ def _join(call: Call, a: Value, left: str, b: Value, right: str, later: set[str]
         batch=(tuple(map(left.index, batch)), tuple(map(right.index, batch))),
     )
     used = set(batch) | set(summed)
-    return product, "".join([*batch, *(c for c in left if c not in used), *(c for c in right if c not in used)])
+    return product, "".join(
+        [*batch, *(c for c in left if c not in used), *(c for c in right if c not in used)]
+    )

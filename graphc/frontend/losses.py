@@ -98,7 +98,11 @@ def accuracy(prediction: Array, target: Array) -> Array:
     >>> interpret(graph, [np.float32([[0, 1], [0, 1]]), np.int32([1, 0])])
     [array(0.5, dtype=float32)]
     """
-    if prediction.ndim == target.ndim + 1 and target.dtype.is_integer and prediction.shape[:-1] == target.shape:
+    if (
+        prediction.ndim == target.ndim + 1
+        and target.dtype.is_integer
+        and prediction.shape[:-1] == target.shape
+    ):
         right = F.argmax(prediction, axis=-1) == F.astype(target, i32)
     else:
         _same_shape("accuracy", prediction, target)
@@ -131,7 +135,9 @@ def _is_label(labels: Array, classes: int) -> Array:
 
 def _reduced(name: str, values: Array, reduction: str) -> Array:
     if reduction not in REDUCTIONS:
-        raise ArgumentError(f"{here().prefix}{name}: expected reduction of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        raise ArgumentError(
+            f"{here().prefix}{name}: expected reduction of {', '.join(REDUCTIONS)}, got {reduction!r}"
+        )
     if reduction == "none":
         return values
     return F.mean(values) if reduction == "mean" else F.sum(values)

@@ -6,9 +6,9 @@ views. A wrong axis or shape raises `ShapeError` with the user's line.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from graphc.frontend.calls import Call
 from graphc.frontend.creation import diagonal_mask
 from graphc.frontend.promotion import as_weak
 from graphc.ir.graph import Value
-from graphc.ir.types import i32
 
-Ints = Union[int, Sequence[int]]
-PadWidth = Union[int, Sequence[int], Sequence[Sequence[int]]]
+Ints = int | Sequence[int]
+PadWidth = int | Sequence[int] | Sequence[Sequence[int]]
 
 
 def broadcast_to(x: ArrayLike, shape: Ints) -> Array:
@@ -56,7 +55,7 @@ def reshape(x: ArrayLike, shape: Ints) -> Array:
     """
     call = Call("reshape")
     value = call.value(x)
-    sizes = [call.int(n, "shape") for n in (shape if isinstance(shape, (tuple, list)) else [shape])]
+    sizes = [call.integer(n, "shape") for n in (shape if isinstance(shape, (tuple, list)) else [shape])]
     total, known = value.type.size, math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) == 1 and known and total % known == 0:
         sizes[sizes.index(-1)] = total // known
@@ -123,7 +122,9 @@ def moveaxis(x: ArrayLike, source: Ints, destination: Ints) -> Array:
         for given in (source, destination)
     )
     if len(sources) != len(targets) or len({*sources}) != len(sources) or len({*targets}) != len(targets):
-        raise call.error(ShapeError, f"expected as many different axes from as to, got {source} and {destination}")
+        raise call.error(
+            ShapeError, f"expected as many different axes from as to, got {source} and {destination}"
+        )
     perm = [d for d in range(rank) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         perm.insert(target, origin)
@@ -134,9 +135,9 @@ def expand_dims(x: ArrayLike, axis: Axis = 0) -> Array:
     """New axes of size 1 at these positions of the result."""
     call = Call("expand_dims")
     value = call.value(x)
-    given = axis if isinstance(axis, (tuple, list)) else [axis]
+    given: list[int] = [*axis] if isinstance(axis, (tuple, list)) else [call.integer(axis, "axis")]
     rank = len(value.shape) + len(given)
-    new = call.axes(tuple(given), rank)
+    new = call.axes(given, rank)
     sizes = iter(value.shape)
     return call.wrap(call.reshape(value, [1 if d in new else next(sizes) for d in range(rank)]))
 
@@ -159,7 +160,9 @@ def flip(x: ArrayLike, axis: Axis = None) -> Array:
     value = call.value(x)
     turned = [d for d in call.axes(axis, len(value.shape)) if value.shape[d] > 1]
     start = [n - 1 if d in turned else 0 for d, n in enumerate(value.shape)]
-    return call.wrap(call.slice(value, start, value.shape, [-1 if d in turned else 1 for d in range(len(start))]))
+    return call.wrap(
+        call.slice(value, start, value.shape, [-1 if d in turned else 1 for d in range(len(start))])
+    )
 
 
 def roll(x: ArrayLike, shift: Ints, axis: Axis = None) -> Array:
@@ -184,16 +187,20 @@ def roll(x: ArrayLike, shift: Ints, axis: Axis = None) -> Array:
     for amount, a in zip(shifts, given_axes, strict=True):
         along = call.axis(a, len(value.shape))
         n = value.shape[along]
-        k = call.int(amount, "shift") % n if n else 0
+        k = call.integer(amount, "shift") % n if n else 0
         if k:
-            value = call.build.concat(_part(call, value, along, n - k, k), _part(call, value, along, 0, n - k), axis=along)
+            value = call.build.concat(
+                _part(call, value, along, n - k, k), _part(call, value, along, 0, n - k), axis=along
+            )
     return call.wrap(call.reshape(value, shape))
 
 
 def _part(call: Call, value: Value, axis: int, start: int, size: int) -> Value:
     rank = len(value.shape)
     starts = [start if d == axis else 0 for d in range(rank)]
-    return call.slice(value, starts, [size if d == axis else n for d, n in enumerate(value.shape)], [1] * rank)
+    return call.slice(
+        value, starts, [size if d == axis else n for d, n in enumerate(value.shape)], [1] * rank
+    )
 
 
 # ---------------------------------------------------------------------------------------------- joining and splitting
@@ -219,7 +226,7 @@ def concat(arrays: Sequence[ArrayLike], axis: int | None = 0) -> Array:
     (f32[2,6],)
     """
     call = Call("concat")
-    values = _promoted(call, arrays)  # type: ignore[arg-type]
+    values = _promoted(call, arrays)
     if axis is None:
         values = [call.reshape(v, (v.type.size,)) for v in values]
     along = call.axis(0 if axis is None else axis, len(values[0].shape))
@@ -240,9 +247,11 @@ def stack(arrays: Sequence[ArrayLike], axis: int = 0) -> Array:
     (f32[3,2],)
     """
     call = Call("stack")
-    values = _promoted(call, arrays)  # type: ignore[arg-type]
+    values = _promoted(call, arrays)
     if len({v.shape for v in values}) > 1:
-        raise call.error(ShapeError, f"expected equal shapes, got {', '.join(str(list(v.shape)) for v in values)}")
+        raise call.error(
+            ShapeError, f"expected equal shapes, got {', '.join(str(list(v.shape)) for v in values)}"
+        )
     along = call.axis(axis, len(values[0].shape) + 1)
     shape = (*values[0].shape[:along], 1, *values[0].shape[along:])
     parts = [call.reshape(v, shape) for v in values]
@@ -274,14 +283,16 @@ def split(x: ArrayLike, indices_or_sections: Ints, axis: int = 0) -> list[Array]
     along = call.axis(axis, len(value.shape))
     n = value.shape[along]
     if isinstance(indices_or_sections, (tuple, list, np.ndarray)):
-        cuts = [slice(None, call.int(i, "indices")).indices(n)[1] for i in indices_or_sections]
+        cuts = [slice(None, call.integer(i, "indices")).indices(n)[1] for i in indices_or_sections]
     else:
-        sections = call.int(indices_or_sections, "sections")
+        sections = call.integer(indices_or_sections, "sections")
         if sections <= 0 or n % sections:
-            raise call.error(ShapeError, f"expected a number of equal parts of {n} along axis {along}, got {sections}")
+            raise call.error(
+                ShapeError, f"expected a number of equal parts of {n} along axis {along}, got {sections}"
+            )
         cuts = [n // sections * i for i in range(1, sections)]
     bounds = [0, *cuts, n]
-    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    pairs = itertools.pairwise(bounds)
     return [call.wrap(_part(call, value, along, min(a, n), max(b - a, 0))) for a, b in pairs]
 
 
@@ -313,15 +324,19 @@ def repeat(x: ArrayLike, repeats: Ints, axis: int | None = None) -> Array:
         value = call.reshape(value, (value.type.size,))
     along = call.axis(0 if axis is None else axis, len(value.shape))
     n = value.shape[along]
-    counts = call.shape(repeats.tolist() if isinstance(repeats, np.ndarray) else repeats)
+    counts = call.shape(repeats)
     if len(counts) == 1:
         shape = (*value.shape[: along + 1], counts[0], *value.shape[along + 1 :])
         dims = tuple(d if d <= along else d + 1 for d in range(len(value.shape)))
         spread = call.build.broadcast(value, dims=dims, shape=shape)
-        return call.wrap(call.reshape(spread, (*value.shape[:along], n * counts[0], *value.shape[along + 1 :])))
+        return call.wrap(
+            call.reshape(spread, (*value.shape[:along], n * counts[0], *value.shape[along + 1 :]))
+        )
     if len(counts) != n:
         raise call.error(ShapeError, f"expected 1 or {n} counts, got {len(counts)}")
-    return call.wrap(call.build.gather(value, call.value(np.repeat(np.arange(n), counts).astype(np.int32)), axis=along))
+    return call.wrap(
+        call.build.gather(value, call.value(np.repeat(np.arange(n), counts).astype(np.int32)), axis=along)
+    )
 
 
 def pad(x: ArrayLike, pad_width: PadWidth, mode: str = "constant", constant_values: float = 0) -> Array:
@@ -341,7 +356,9 @@ def pad(x: ArrayLike, pad_width: PadWidth, mode: str = "constant", constant_valu
         raise call.error(DTypeError, f"expected mode 'constant', got {mode!r}")
     number = as_weak(constant_values)
     if number is None:
-        raise call.error(DTypeError, f"expected a Python number to pad with, got {type(constant_values).__name__}")
+        raise call.error(
+            DTypeError, f"expected a Python number to pad with, got {type(constant_values).__name__}"
+        )
     try:
         widths = np.broadcast_to(np.asarray(pad_width), (rank, 2))
     except ValueError:
@@ -363,8 +380,10 @@ def _triangle(name: str, op: str, x: ArrayLike, k: int) -> Array:
     value = call.value(x)
     if len(value.shape) < 2:
         raise call.error(ShapeError, f"expected a rank of at least 2, got {value.type!r}")
-    mask = diagonal_mask(call, value.shape[-2:], call.int(k, "k"), op)
-    return call.wrap(call.build.select(call.broadcast(mask, value.shape), value, call.build.zeros(value.type)))
+    mask = diagonal_mask(call, value.shape[-2:], call.integer(k, "k"), op)
+    return call.wrap(
+        call.build.select(call.broadcast(mask, value.shape), value, call.build.zeros(value.type))
+    )
 
 
 def tril(x: ArrayLike, k: int = 0) -> Array:
@@ -393,7 +412,7 @@ def diagonal(x: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> A
     rows, cols = call.axis(axis1, rank), call.axis(axis2, rank)
     if rows == cols:
         raise call.error(ShapeError, f"expected different axes, got {axis1} and {axis2}")
-    k = call.int(offset, "offset")
+    k = call.integer(offset, "offset")
     n, m = value.shape[rows], value.shape[cols]
     count = max(min(n, m - k) if k >= 0 else min(n + k, m), 0)
     rest = [d for d in range(rank) if d not in (rows, cols)]
@@ -401,7 +420,9 @@ def diagonal(x: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> A
     flat = call.reshape(call.transpose(value, [*rest, rows, cols]), [*sizes, n * m])
     first = (k if k >= 0 else -k * m) if count else 0
     step = m + 1 if count > 1 else 1  # elements of a diagonal lie a row and a column apart
-    return call.wrap(call.slice(flat, [*(0 for _ in rest), first], [*sizes, count], [*(1 for _ in rest), step]))
+    return call.wrap(
+        call.slice(flat, [*(0 for _ in rest), first], [*sizes, count], [*(1 for _ in rest), step])
+    )
 
 
 def take_along_axis(x: ArrayLike, indices: ArrayLike, axis: int = -1) -> Array:

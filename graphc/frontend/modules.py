@@ -11,112 +11,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphc.errors import ArgumentError, ArtifactError, TraceError
 from graphc.frontend.array import Array
-from graphc.frontend.init import Initializer, draw
+from graphc.frontend.parameters import DEFAULT_SEED
+from graphc.frontend.parameters import Buffer as Buffer
+from graphc.frontend.parameters import Parameter as Parameter
 from graphc.frontend.tracer import current_trace, scope
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
+    from graphc.compiler import Executable
     from typing_extensions import Self
 
-    from graphc.compiler import Executable
-
-DEFAULT_SEED = 0  # of parameters that are read before any seed was given
-
-Tensor = Union[Array, np.ndarray]
+Tensor = Array | np.ndarray
 Flat = Mapping[str, Tensor]
-
-
-class Parameter:
-    """A trained array of a module, given as values or drawn by an initialiser when first needed.
-
-    In a traced function a module's attribute gives the parameter as an input of the graph, elsewhere as its array.
-
-    >>> Parameter(np.float32([1, 2])).type
-    f32[2]
-    """
-
-    trained = True
-
-    def __init__(
-        self,
-        values: np.ndarray | None = None,
-        *,
-        shape: Sequence[int] = (),
-        initializer: Initializer | None = None,
-        dtype: DType = f32,
-    ) -> None:
-        if (values is None) == (initializer is None):
-            raise ArgumentError("Parameter: expected either values or an initializer with a shape")
-        self._values: np.ndarray | None = None
-        if values is not None:
-            given = np.asarray(values)
-            dtype, shape = dtype_of(given.dtype), given.shape
-            self._values = np.array(given, dtype=dtype.numpy, order="C", copy=True)
-        self.type = TensorType(dtype, tuple(shape))
-        self.initializer = initializer
-        self.owner: Module | None = None
-
-    @property
-    def drawn(self) -> bool:
-        """True where there are values already."""
-        return self._values is not None
-
-    @property
-    def array(self) -> np.ndarray:
-        """The values: always the same memory. A first read draws those of the whole model, from `DEFAULT_SEED`."""
-        if self._values is None:
-            if self.owner is None:
-                self.initialize(DEFAULT_SEED, 0)
-            else:
-                self.owner.root.fill(DEFAULT_SEED)
-        assert self._values is not None
-        return self._values
-
-    def initialize(self, seed: int, stream: int) -> None:
-        """Draws the values anew; a parameter that was made of values keeps them."""
-        if self.initializer is not None:
-            values = draw(self.initializer, seed, self.type.shape, self.type.dtype, stream)
-            if self._values is None:
-                self._values = values
-            else:
-                np.copyto(self._values, values)
-
-    def assign(self, values: np.ndarray) -> None:
-        """Copies values of the same type in; raises `ArgumentError` where the type is another."""
-        problem = self.mismatch(values)
-        if problem:
-            raise ArgumentError(f"{type(self).__name__}: {problem}")
-        if self._values is None:
-            self._values = np.array(values, dtype=self.type.dtype.numpy, order="C", copy=True)
-        else:
-            np.copyto(self._values, values)
-
-    def mismatch(self, values: np.ndarray) -> str:
-        """What is wrong with these values, empty where they fit."""
-        array = np.asarray(values)
-        if array.shape == self.type.shape and array.dtype.newbyteorder("=") == self.type.dtype.numpy:
-            return ""
-        return f"expected {self.type!r}, got {array.dtype.name}[{','.join(map(str, array.shape))}]"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.type!r})"
-
-
-class Buffer(Parameter):
-    """An array that a module keeps and changes but that is not trained: running statistics, counters.
-
-    >>> Buffer(np.float32([0])).trained
-    False
-    """
-
-    trained = False
 
 
 @dataclass(eq=False)
@@ -168,20 +81,30 @@ class Module:
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         module = super().__new__(cls)
-        for name, value in (("_entries", {}), ("_owner", None), ("_name", ""), ("_version", 0), ("_compiled", {})):
+        for name, value in (
+            ("_entries", {}),
+            ("_owner", None),
+            ("_name", ""),
+            ("_version", 0),
+            ("_compiled", {}),
+        ):
             object.__setattr__(module, name, value)
         return module
 
     def forward(self, *inputs: Array) -> Array:
         """The outputs as traced arrays; each module defines its own."""
-        raise TraceError(f"{here().prefix}{type(self).__name__}: expected a module that defines forward, got none")
+        raise TraceError(
+            f"{here().prefix}{type(self).__name__}: expected a module that defines forward, got none"
+        )
 
     # -- attributes -------------------------------------------------------------------------------------------
 
     def register_parameter(self, name: str, parameter: Parameter) -> None:
         """Adds a parameter or buffer under a name; assigning it to an attribute does the same."""
         if "." in name or not name:
-            raise ArgumentError(f"{type(self).__name__}: expected a parameter's name without dots, got {name!r}")
+            raise ArgumentError(
+                f"{type(self).__name__}: expected a parameter's name without dots, got {name!r}"
+            )
         self.__dict__.pop(name, None)
         self._entries[name] = parameter
         if parameter.owner is None:
@@ -231,7 +154,9 @@ class Module:
         call = _CALL.get()
         what = f"{here().prefix}{type(self).__name__}.{name}"
         if entry.trained or call is None or not call.explicit:
-            raise TraceError(f"{what}: expected an assignment to a Buffer under model.apply, got a traced value")
+            raise TraceError(
+                f"{what}: expected an assignment to a Buffer under model.apply, got a traced value"
+            )
         if TensorType(value.dtype, value.shape) != entry.type:
             raise TraceError(f"{what}: expected {entry.type!r}, got {value.dtype!r}{list(value.shape)}")
         call.changed[entry] = value
@@ -341,7 +266,9 @@ class Module:
         entries = self.entries
         missing = [name for name in entries if name not in state]
         unknown = [str(name) for name in state if name not in entries]
-        wrong = [f"{n}: {e.mismatch(state[n])}" for n, e in entries.items() if n in state and e.mismatch(state[n])]
+        wrong = [
+            f"{n}: {e.mismatch(state[n])}" for n, e in entries.items() if n in state and e.mismatch(state[n])
+        ]
         parts = [f"missing {', '.join(missing)}"] if missing else []
         if unknown:
             parts.append(f"unknown {', '.join(unknown)}")
@@ -379,19 +306,25 @@ class Module:
         """
         where = f"{here().prefix}{type(self).__name__}.apply"
         if current_trace() is None:
-            raise TraceError(f"{where}: expected a call in a traced function, got one outside: model(x) runs on arrays")
+            raise TraceError(
+                f"{where}: expected a call in a traced function, got one outside: model(x) runs on arrays"
+            )
         entries = self.entries
         given = {**params, **state}
         missing = [name for name in entries if name not in given]
         unknown = [name for name in given if name not in entries]
         if missing or unknown:
-            names = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+            names = [f"missing {', '.join(missing)}"] * bool(missing) + [
+                f"unknown {', '.join(unknown)}"
+            ] * bool(unknown)
             raise ArgumentError(f"{where}: {'; '.join(names)}")
         values = {}
         for name, entry in entries.items():
             value = values[entry] = _traced(given[name])
             if value.shape != entry.type.shape:
-                raise ArgumentError(f"{where}: {name}: expected shape {list(entry.type.shape)}, got {list(value.shape)}")
+                raise ArgumentError(
+                    f"{where}: {name}: expected shape {list(entry.type.shape)}, got {list(value.shape)}"
+                )
         call = _Call(
             {entry: name for name, entry in entries.items()},
             values,
@@ -436,7 +369,9 @@ class Module:
         return next((e.type.dtype for e in self.entries.values() if e.type.dtype.is_float), f32)
 
     def _run(self, inputs: Sequence[object]) -> Array:
-        from graphc.compiler import compile  # the compiler knows every room; a model needs it to run by itself
+        from graphc.compiler import (
+            compile,
+        )  # the compiler knows every room; a model needs it to run by itself
 
         arrays = [_input_array(x, self.dtype) for x in inputs]
         structure = tuple((module, module._version) for _, module in self.named_modules())
@@ -507,7 +442,9 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for layer in layers:
             if not isinstance(layer, Module):
-                raise ArgumentError(f"{here().prefix}Sequential: expected modules, got {type(layer).__name__}")
+                raise ArgumentError(
+                    f"{here().prefix}Sequential: expected modules, got {type(layer).__name__}"
+                )
         self._layers = layers
 
     def children(self) -> Iterator[tuple[str, Module]]:

@@ -5,38 +5,50 @@ In: the modules of the frontend that define them. Out: their public names; nothi
 
 from __future__ import annotations
 
-from graphc.frontend import init as init
-from graphc.frontend.activations import (
-    gelu as gelu,
-    leaky_relu as leaky_relu,
-    log_softmax as log_softmax,
-    relu as relu,
-    sigmoid as sigmoid,
-    softmax as softmax,
-    softplus as softplus,
-    tanh as tanh,
-)
+from graphc.frontend import init
+from graphc.frontend.activations import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, softplus, tanh
 from graphc.frontend.layers import (
-    GELU as GELU,
-    Flatten as Flatten,
-    LeakyReLU as LeakyReLU,
-    Linear as Linear,
-    LogSoftmax as LogSoftmax,
-    ReLU as ReLU,
-    Sigmoid as Sigmoid,
-    Softmax as Softmax,
-    Softplus as Softplus,
-    Tanh as Tanh,
+    GELU,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Softplus,
+    Tanh,
 )
-from graphc.frontend.losses import (
-    accuracy as accuracy,
-    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
-    cross_entropy as cross_entropy,
-    mse as mse,
-)
-from graphc.frontend.modules import (
-    Buffer as Buffer,
-    Module as Module,
-    Parameter as Parameter,
-    Sequential as Sequential,
-)
+from graphc.frontend.losses import accuracy, binary_cross_entropy_with_logits, cross_entropy, mse
+from graphc.frontend.modules import Module, Sequential
+from graphc.frontend.parameters import Buffer, Parameter
+
+__all__ = [
+    "GELU",
+    "Buffer",
+    "Flatten",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "accuracy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "gelu",
+    "init",
+    "leaky_relu",
+    "log_softmax",
+    "mse",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "softplus",
+    "tanh",
+]

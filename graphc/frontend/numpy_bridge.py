@@ -33,18 +33,21 @@ _UFUNC_NAMES: dict[str, str] = {  # NumPy's name where it is not ours
     "conjugate": "positive",
 }
 _UFUNCS = (
-    "add subtract multiply divide floor_divide remainder negative positive sign minimum maximum equal not_equal less "
-    "less_equal greater greater_equal logical_and logical_or logical_xor logical_not bitwise_and bitwise_or "
-    "bitwise_xor isnan isinf isfinite exp exp2 expm1 log log1p log2 log10 logaddexp sqrt square reciprocal sin cos tan "
-    "sinh cosh tanh floor ceil trunc clip"
-).split()
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "negative", "positive", "sign",
+    "minimum", "maximum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and",
+    "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "isnan", "isinf",
+    "isfinite", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sqrt", "square",
+    "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "ceil", "trunc", "clip",
+)  # fmt: skip
 
 
 def _sum(a: ArrayLike, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Array:
     return reductions.sum(a, axis, dtype=dtype, keepdims=keepdims)
 
 
-def _prod(a: ArrayLike, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Array:
+def _prod(
+    a: ArrayLike, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False
+) -> Array:
     return reductions.prod(a, axis, dtype=dtype, keepdims=keepdims)
 
 
@@ -130,11 +133,15 @@ def _functions() -> Mapping[Function, Function]:
     return {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}
 
 
-def call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[object], options: Mapping[str, object]) -> object:
+def call_ufunc(
+    ufunc: np.ufunc, method: str, inputs: Sequence[object], options: Mapping[str, object]
+) -> object:
     """The ufunc on traced values; only plain calls have a meaning here. Raises `TraceError`."""
     where = here().prefix
     if method != "__call__":
-        raise TraceError(f"{where}numpy.{ufunc.__name__}.{method}: expected a plain call on traced values, got {method}")
+        raise TraceError(
+            f"{where}numpy.{ufunc.__name__}.{method}: expected a plain call on traced values, got {method}"
+        )
     if options.get("out") is not None:
         raise TraceError(
             f"{where}numpy.{ufunc.__name__}: expected no out= on traced values, got one (perhaps by array += x); "
@@ -142,7 +149,9 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[object], options: 
         )
     function = _ufuncs().get(ufunc)
     if function is None:
-        raise TraceError(f"{where}numpy.{ufunc.__name__}: expected a function that can be traced, got {ufunc.__name__}")
+        raise TraceError(
+            f"{where}numpy.{ufunc.__name__}: expected a function that can be traced, got {ufunc.__name__}"
+        )
     dtype = options.get("dtype")
     rest = {k: v for k, v in options.items() if k not in ("dtype", "out") and v is not None}
     result = _called(f"numpy.{ufunc.__name__}", function, inputs, rest)
@@ -161,11 +170,15 @@ def call_function(function: Function, args: Sequence[object], options: Mapping[s
 def _called(name: str, function: Function, args: Sequence[object], options: Mapping[str, object]) -> object:
     signature = inspect.signature(function)
     kept = dict(options)
-    if kept and args == () and next(iter(signature.parameters)) not in kept:  # NumPy calls the first operand a
+    if (
+        kept and args == () and next(iter(signature.parameters)) not in kept
+    ):  # NumPy calls the first operand a
         first = next((k for k in ("a", "x", "arr", "ary") if k in kept), None)
         args = () if first is None else (kept.pop(first),)
     try:
         signature.bind(*args, **kept)
     except TypeError as error:
-        raise TraceError(f"{here().prefix}{name}: expected arguments that can be traced, got: {error}") from None
+        raise TraceError(
+            f"{here().prefix}{name}: expected arguments that can be traced, got: {error}"
+        ) from None
     return function(*args, **kept)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
 from graphc.errors import ArgumentError
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
+from graphc.frontend.checks import is_rate
 from graphc.ir.types import DType
 
 Arrays = Mapping[str, Array]
-Rate = Union[Array, float]
+Rate = Array | float
 
 
 class Optimizer(Protocol):
@@ -142,14 +143,19 @@ def _cast(rate: Rate, dtype: DType) -> Rate:
 
 
 def _check(what: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not is_rate(value):
         raise ArgumentError(f"{what}: expected a finite number of at least 0, got {value!r}")
 
 
 def _check_names(
-    params: Mapping[str, object], grads: Mapping[str, object], state: Mapping[str, object], wanted: Mapping[str, object]
+    params: Mapping[str, object],
+    grads: Mapping[str, object],
+    state: Mapping[str, object],
+    wanted: Mapping[str, object],
 ) -> None:
     for what, given, names in (("grads", grads, params), ("state", state, wanted)):
         if set(given) != set(names):
             missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
-            raise ArgumentError(f"update: {what}: expected the parameters' names, missing {missing}, unknown {unknown}")
+            raise ArgumentError(
+                f"update: {what}: expected the parameters' names, missing {missing}, unknown {unknown}"
+            )

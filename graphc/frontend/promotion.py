@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Union
 
 import numpy as np
 
 from graphc.errors import DTypeError
 from graphc.ir.types import DTYPES, DType, bool_, dtype_of, f32, f64, i32, i64
 
-Scalar = Union[bool, int, float]
-DTypeLike = Union[DType, np.dtype, type, str]
+Scalar = bool | int | float
+DTypeLike = DType | np.dtype | type | str
 
 DEFAULT_FLOAT = f32
 DEFAULT_INT = i32

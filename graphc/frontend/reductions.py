@@ -34,7 +34,9 @@ def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 
 def _summed(call: Call, x: ArrayLike, dtype: DTypeLike | None) -> Value:
     value = call.value(x)
-    target: DType = call.dtype(dtype) if dtype is not None else (i32 if value.dtype in (bool_, u8) else value.dtype)
+    target: DType = (
+        call.dtype(dtype) if dtype is not None else (i32 if value.dtype in (bool_, u8) else value.dtype)
+    )
     return call.cast(value, target)
 
 
@@ -90,7 +92,9 @@ def _extremum(name: str, op: str, of_bools: str, x: ArrayLike, axis: Axis, keepd
     value = call.value(x)
     axes = call.axes(axis, len(value.shape))
     if _count(value.shape, axes) == 0:
-        raise call.error(ShapeError, f"expected at least one element along axes {list(axes)}, got {value.type!r}")
+        raise call.error(
+            ShapeError, f"expected at least one element along axes {list(axes)}, got {value.type!r}"
+        )
     return _reduce(call, of_bools if value.dtype is bool_ else op, value, axes, keepdims)
 
 
@@ -140,7 +144,9 @@ def _position(name: str, x: ArrayLike, axis: int | None, keepdims: bool) -> Arra
         raise call.error(ShapeError, f"expected at least one element along axis {along}, got {value.type!r}")
     result = getattr(call.build, name)(flat, axes=(along,))
     if keepdims:
-        result = call.reshape(result, _kept_shape(value.shape, (along,) if axis is not None else tuple(range(rank))))
+        result = call.reshape(
+            result, _kept_shape(value.shape, (along,) if axis is not None else tuple(range(rank)))
+        )
     return call.wrap(result)
 
 

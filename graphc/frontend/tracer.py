@@ -320,7 +320,9 @@ def _definition(fn: Callable[..., object]) -> Loc:
     inner = inspect.unwrap(fn)
     while isinstance(inner, functools.partial):
         inner = inner.func
-    code = getattr(inner, "__code__", getattr(getattr(type(inner), "__call__", None), "__code__", None))
+    code = getattr(inner, "__code__", None)
+    if code is None:  # an object with __call__
+        code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
     return Loc(code.co_filename, code.co_firstlineno) if code is not None else UNKNOWN
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Union
+from typing import NoReturn
 
 import numpy as np
 
@@ -39,19 +39,19 @@ from graphc.ir.kernel import (
 from graphc.ir.kernel_print import operands, postorder
 from graphc.ir.kernel_verify import storage_size
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
-from graphc.ir.types import bool_
 
 # The numpy meaning of the targets' own operations, by name; arguments and result have one value a lane or are uniform.
 INTRINSICS: dict[str, Callable[..., np.ndarray]] = {}
 
-Value = Union[np.ndarray, np.generic]  # one number, or one a lane
 Threads = Generator[Barrier, None, None]  # what runs until the next barrier, and says which one that is
 
 
 def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[int | float] = ()) -> None:
-    """Runs a kernel on arrays of its parameters' shapes, in place.
+    """Runs a kernel on arrays, in place.
 
-    An array holds a buffer's elements by their indices; the buffer's strides say only how windows of it are cut.
+    The elements of an array in row-major order are its parameter's storage. So without strides the array has the
+    parameter's shape, or another one of as many elements, as where a schedule merged dimensions; with strides it must
+    be contiguous and may be larger than what the strides reach.
     Loops of all bindings run one iteration after the other, those over threads from barrier to barrier. Cells of an
     ``out`` array that the kernel doesn't store keep their values; when it raises, arrays are as they were.
 
@@ -74,18 +74,17 @@ def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[i
     views = {}
     for buffer, array in zip(kernel.params, arrays, strict=True):
         _check_argument(kernel, buffer, array)
-        views[buffer.name] = _allocate(buffer)
-        if buffer.access != "out":
-            views[buffer.name].elements()[...] = array
-            views[buffer.name].marks[...] = True
+        known = buffer.access != "out"
+        views[buffer.name] = _View(buffer, array.flatten(), np.full(array.size, known))
     numbers = {v.name: _number(kernel, v, n) for v, n in zip(kernel.scalars, scalars, strict=True)}
     _Interpreter(kernel).run(_State(numbers, views))
     for buffer, array in zip(kernel.params, arrays, strict=True):
         if buffer.access != "in":
-            np.copyto(array, views[buffer.name].elements(), where=views[buffer.name].stored())
+            view = views[buffer.name]
+            np.copyto(array, view.storage.reshape(array.shape), where=view.marks.reshape(array.shape))
 
 
-def _number(kernel: Kernel, var: Var, number: int | float) -> np.generic:
+def _number(kernel: Kernel, var: Var, number: int | float) -> np.ndarray:
     """A scalar argument in its type."""
     held = True
     if var.dtype.is_integer:
@@ -95,15 +94,18 @@ def _number(kernel: Kernel, var: Var, number: int | float) -> np.generic:
         raise ArgumentError(
             f"kernel @{kernel.name}: %{var.name}: expected a value of {var.dtype.name}, got {number!r}"
         )
-    return var.dtype.numpy.type(number)
+    return np.array(number, var.dtype.numpy)
 
 
 def _check_argument(kernel: Kernel, buffer: Buffer, array: np.ndarray) -> None:
     where = f"kernel @{kernel.name}: %{buffer.name}: expected"
     if not isinstance(array, np.ndarray):
         raise ArgumentError(f"{where} an array, got {type(array).__name__}")
-    if array.shape != buffer.shape:
-        raise ShapeError(f"{where} shape {buffer.shape}, got {array.shape}")
+    size = storage_size(buffer)
+    if array.size < size or (buffer.strides is None and array.size > size):
+        raise ShapeError(f"{where} shape {buffer.shape} or {size} elements, got shape {array.shape}")
+    if buffer.strides is not None and not array.flags.c_contiguous:
+        raise ArgumentError(f"{where} a contiguous array, which its strides refer to, got another one")
     if array.dtype != buffer.dtype.numpy:
         raise DTypeError(f"{where} {buffer.dtype.name}, got {array.dtype.name}")
     if buffer.access != "in" and not array.flags.writeable:
@@ -118,16 +120,6 @@ class _View:
     storage: np.ndarray
     marks: np.ndarray
     offset: int = 0
-
-    def elements(self) -> np.ndarray:
-        return self._cut(self.storage)
-
-    def stored(self) -> np.ndarray:
-        return self._cut(self.marks)
-
-    def _cut(self, flat: np.ndarray) -> np.ndarray:
-        strides = [s * flat.itemsize for s in self.buffer.element_strides]
-        return np.lib.stride_tricks.as_strided(flat[self.offset :], self.buffer.shape, strides)
 
     def addresses(self) -> np.ndarray:
         """Of all elements, in the storage."""
@@ -146,7 +138,7 @@ def _allocate(buffer: Buffer) -> _View:
 class _State:
     """What a statement sees. A thread has its own variables and buffers, made by copying the dictionaries."""
 
-    values: dict[str, Value]
+    values: dict[str, np.ndarray]
     views: dict[str, _View]
     lanes: int = 0  # of the vector loop around; 0 outside
     mask: np.ndarray | None = None  # the active lanes; None: all of them
@@ -168,7 +160,7 @@ class _Interpreter:
 
     def run(self, state: _State) -> None:
         for _ in self.block(self.kernel.body, state):
-            self.fail("barrier", "a thread loop around it", "none")
+            pass  # a barrier outside of thread loops: what comes before it is done
 
     # Statements
 
@@ -209,7 +201,7 @@ class _Interpreter:
             concurrent = stmt.binding in ("parallel", "block")
             for i in range(start, stop, stmt.step):
                 inner = state.own() if concurrent else state
-                inner.values[stmt.var.name] = np.int64(i)
+                inner.values[stmt.var.name] = np.array(i, np.int64)
                 yield from self.block(stmt.body, inner)
 
     def threads(self, stmt: For, numbers: range, state: _State) -> Threads:
@@ -217,7 +209,7 @@ class _Interpreter:
         running: list[Threads] = []
         for number in numbers:
             thread = replace(state.own(), threads=True)
-            thread.values[stmt.var.name] = np.int64(number)
+            thread.values[stmt.var.name] = np.array(number, np.int64)
             running.append(self.block(stmt.body, thread))
         while running:
             reached = [next(thread, None) for thread in running]
@@ -289,7 +281,7 @@ class _Interpreter:
 
     # Accesses
 
-    def addresses(self, op: str, buffer: Buffer, indices: Sequence[Value], state: _State) -> np.ndarray:
+    def addresses(self, op: str, buffer: Buffer, indices: Sequence[np.ndarray], state: _State) -> np.ndarray:
         """Where an element lies in its storage: one number, or one for each active lane."""
         view = state.views[buffer.name]
         lanes = state.mask is not None or any(np.ndim(i) for i in indices)
@@ -308,7 +300,7 @@ class _Interpreter:
             total = total + spot * buffer.element_strides[dimension]
         return np.asarray(total)
 
-    def active(self, value: Value, state: _State) -> np.ndarray:
+    def active(self, value: np.ndarray, state: _State) -> np.ndarray:
         """The value of each active lane."""
         if not state.lanes:
             return np.asarray(value)
@@ -324,18 +316,18 @@ class _Interpreter:
             name = view.buffer.name
             self.fail(op, f"a store to %{name}[{where}] before it is read", "none")
 
-    def load(self, buffer: Buffer, indices: Sequence[Value], state: _State) -> Value:
+    def load(self, buffer: Buffer, indices: Sequence[np.ndarray], state: _State) -> np.ndarray:
         """Under a mask one value a lane, 0 where the lane is inactive."""
         view = state.views[buffer.name]
         addresses = self.addresses("load", buffer, indices, state)
         self.check_stored("load", view, addresses)
         if state.mask is None:
-            return view.storage[addresses]
+            return np.asarray(view.storage[addresses])
         result = np.zeros(state.lanes, buffer.dtype.numpy)
         result[state.mask] = view.storage[addresses]
         return result
 
-    def store(self, buffer: Buffer, indices: Sequence[Value], value: Value, state: _State) -> None:
+    def store(self, buffer: Buffer, indices: Sequence[np.ndarray], value: np.ndarray, state: _State) -> None:
         """Of several lanes that name one element, the last active one wins."""
         view = state.views[buffer.name]
         addresses = self.addresses("store", buffer, indices, state)
@@ -353,32 +345,32 @@ class _Interpreter:
         """A number that all active lanes agree on."""
         return int(self.scalar(expr, state))
 
-    def scalar(self, expr: Expr, state: _State) -> np.generic:
+    def scalar(self, expr: Expr, state: _State) -> np.ndarray:
         values = np.ravel(self.active(self.value(expr, state), state))
         if (values != values[0]).any():
             self.fail("kernel", "one value for all lanes", f"{len(values)} that differ")
-        return values[0]
+        return np.asarray(values[0])
 
-    def value(self, root: Expr, state: _State) -> Value:
+    def value(self, root: Expr, state: _State) -> np.ndarray:
         """The value of an expression; each shared part is computed once."""
         if id(root) not in self._orders:
             self._orders[id(root)] = postorder(root)
-        values: dict[int, Value] = {}
+        values: dict[int, np.ndarray] = {}
         for node in self._orders[id(root)]:
             values[id(node)] = self.node(node, [values[id(child)] for child in operands(node)], state)
         return values[id(root)]
 
-    def node(self, node: Expr, args: Sequence[Value], state: _State) -> Value:
+    def node(self, node: Expr, args: Sequence[np.ndarray], state: _State) -> np.ndarray:
         if isinstance(node, Const):
-            return node.dtype.numpy.type(node.value)
+            return np.array(node.value, node.dtype.numpy)
         if isinstance(node, Var):
             return state.values[node.name]
         if isinstance(node, Load):
             return self.load(node.buffer, args, state)
         if isinstance(node, Apply):
-            return PRIMITIVES[node.fn].numpy(*args)
+            return np.asarray(PRIMITIVES[node.fn].numpy(*args))
         if isinstance(node, Cast):
-            return args[0] != 0 if node.dtype is bool_ else cast_numpy(np.asarray(args[0]), node.dtype.numpy)
+            return cast_numpy(args[0], node.dtype.numpy)
         if isinstance(node, Bitcast):
             return np.array(args[0]).view(node.dtype.numpy)
         if isinstance(node, Shuffle):
@@ -396,9 +388,9 @@ class _Interpreter:
         return np.asarray(INTRINSICS[node.name](*args)).astype(node.dtype.numpy, copy=False)
 
 
-def _reduced(fn: str, x: np.ndarray) -> np.generic:
+def _reduced(fn: str, x: np.ndarray) -> np.ndarray:
     """All lanes combined by halves: the first lane with the first of the upper half; an odd last lane goes on."""
     while len(x) > 1:
         half = len(x) // 2
         x = np.concatenate([PRIMITIVES[fn].numpy(x[:half], x[half : 2 * half]), x[2 * half :]])
-    return x[0]
+    return np.asarray(x[0])

@@ -208,10 +208,10 @@ class _Parser:
 
     def one_of(self, words: Sequence[W]) -> W:
         """Takes one of these words."""
-        for word in words:
-            if self.accept(word):
-                return word
-        self.fail(f"one of {', '.join(words)}", self.token)
+        found = next((word for word in words if self.accept(word)), None)
+        if found is None:
+            self.fail(f"one of {', '.join(words)}", self.token)
+        return found
 
     def name(self, prefix: str, what: str) -> str:
         """Takes ``%name`` or ``@name``, which may be quoted."""

@@ -258,7 +258,7 @@ class _Verifier:
         elif isinstance(stmt, Barrier):
             inner = place.concurrent[-1].binding if place.concurrent else "serial"
             self.check(place.vector is None, "a barrier outside of vector loops", "one inside")
-            self.check(inner == "thread", "a barrier inside of a thread loop", "one outside")
+            self.check(inner != "parallel", "a barrier outside of parallel loops", "one inside")
         elif isinstance(stmt, Call):
             self.call(stmt, place)
         else:
@@ -380,7 +380,9 @@ class _Verifier:
         witness = place.space.outside(offset, room) if storage_size(param) else None
         if witness is not None:
             size = f"({storage_size(param)} of {storage_size(buffer)} elements)"
-            self.fail(f"a window for %{param.name} inside %{buffer.name} {size}", f"one from element {witness}")
+            self.fail(
+                f"a window for %{param.name} inside %{buffer.name} {size}", f"one from element {witness}"
+            )
 
     # Accesses
 
@@ -434,7 +436,8 @@ class _Verifier:
             fixed = names <= place.unrolled and all(
                 isinstance(n, (Const, Var, Apply)) for n in postorder(expr)
             )
-            expected = f"register buffer %{buffer.name} indexed by constants, unrolled variables and, last, the vector variable"
+            allowed = "constants, unrolled variables and, last, the vector variable"
+            expected = f"register buffer %{buffer.name} indexed by {allowed}"
             self.check(fixed, expected, f"another index in dimension {position}")
         if known.by_lane is None:
             known.by_lane = by_lane
@@ -498,11 +501,10 @@ class _Verifier:
         self.check(dtype.compiled, "a data type with arithmetic", dtype.name)
         if dtype.is_float:
             with np.errstate(over="ignore"):
-                held = isinstance(value, (int, float)) and (
-                    value != value or float(dtype.numpy.type(value)) == value
-                )
+                small = isinstance(value, float) or abs(value) < 2**1023
+                held = small and (value != value or float(dtype.numpy.type(value)) == value)
         elif dtype is bool_:
-            held = isinstance(value, (bool, int)) and value in (0, 1)
+            held = isinstance(value, int) and value in (0, 1)
         else:
             info = np.iinfo(dtype.numpy)
             held = isinstance(value, int) and info.min <= value <= info.max

@@ -167,7 +167,9 @@ def power_of_positive(form: Format, x: Scalar, y: Scalar) -> Scalar:
     exponent = high + low
     n, bits = form.round(exponent, 2 * form.bias)
     result = form.scale(exp2_reduced(form, (high - n) + low), bits)
-    return select(exponent >= form.bias + 1, INFINITY, select(exponent <= -(form.bias + form.mantissa), 0.0, result))
+    return select(
+        exponent > form.bias + 1, INFINITY, select(exponent <= -(form.bias + form.mantissa), 0.0, result)
+    )
 
 
 def pow_(form: Format) -> Scalar:

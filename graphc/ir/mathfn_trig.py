@@ -42,7 +42,9 @@ def reduce_in_f64(form: Format, x: Scalar) -> tuple[Scalar, Scalar]:
     each digit of 1/(2 pi) is exact in f64 (24 + 29 bits), so whole turns are dropped from it without error.
     """
     wide = SCALARS.cast(x, f64)
-    parts = [turns - apply("round", turns) for turns in (wide * digit for digit in TURNS[:-1])] + [wide * TURNS[-1]]
+    parts = [turns - apply("round", turns) for turns in (wide * digit for digit in TURNS[:-1])] + [
+        wide * TURNS[-1]
+    ]
     total = parts[-1]
     for part in reversed(parts[:-1]):
         total = total + part
@@ -66,10 +68,22 @@ def reduce_cody_waite(form: Format, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     n_high = (n + coarse) - coarse
     n_low = n - n_high
     r = x
-    for product in (n_high * digits[0], n_low * digits[0], n_high * digits[1], n_low * digits[1], n_high * digits[2]):
+    for product in (
+        n_high * digits[0],
+        n_low * digits[0],
+        n_high * digits[1],
+        n_low * digits[1],
+        n_high * digits[2],
+    ):
         r = r - product
     low = n * -digits[5]
-    for product in (n_low * digits[2], n_high * digits[3], n_low * digits[3], n_high * digits[4], n_low * digits[4]):
+    for product in (
+        n_low * digits[2],
+        n_high * digits[3],
+        n_low * digits[3],
+        n_high * digits[4],
+        n_low * digits[4],
+    ):
         r, error = two_sum(r, -product)
         low = low + error
     total = r + low

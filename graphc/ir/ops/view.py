@@ -83,7 +83,7 @@ const = register(
         "const", _infer_const, _ref_const, 0, no_derivative="a constant has no operands", typed=True, dtypes=ANY,
         traits=frozenset({"leaf"}), doc="A splat of one number, or an array named by the digest of its bytes.",
         samples=lambda rng, dtype: [
-            Sample((), {"value": canonical_number(dtype is bool_ or 3, dtype), "type": TensorType(dtype, (3, 2))}),
+            Sample((), {"value": dtype is bool_ or (2.5 if dtype.is_float else 3), "type": TensorType(dtype, (3, 2))}),
             Sample((), {"value": Dense(_array(rng, dtype, 3, 2)), "type": TensorType(dtype, (3, 2))}),
         ],
     )

@@ -1,0 +1,257 @@
+"""From a fused graph to a PLAN: order, in-place updates, donation, and offsets in one arena.
+
+In: a fused graph, a target, which inputs are donated to which outputs. Out: a `Plan` with scheduled kernels.
+
+Offsets are assigned greedily by size, the largest buffer first at the lowest place where it fits beside the buffers
+that live at the same time (Pisarchyk & Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import networkx
+
+from graphc.codegen.schedules import in_place_candidates, schedule
+from graphc.codegen.target import Target
+from graphc.errors import CompileError
+from graphc.ir.graph import Dense, Graph, Node, Value
+from graphc.ir.kernel import Kernel
+from graphc.ir.plan import ALIGNMENT, CallStep, CopyStep, Plan, PlanBuffer, Step
+
+
+def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] = ()) -> Plan:
+    """The plan of a fused graph; `donated` pairs an input's position with that of the output that gets its memory.
+
+    Raises `CompileError` where the graph is not fused or a pair's types differ.
+    """
+    return _Planner(graph, target, donated).plan()
+
+
+@dataclass(eq=False)
+class _Place:
+    """Where a value lives while the plan is being made."""
+
+    value: Value
+    kind: str
+    position: int = -1
+    in_place_of: Value | None = None
+
+
+class _Planner:
+    def __init__(self, graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> None:
+        self.graph = graph
+        self.target = target
+        self.donated = tuple(donated)
+        for i, j in donated:
+            if graph.inputs[i].type != graph.outputs[j].type:
+                raise CompileError(
+                    f"@{graph.name}: input %{graph.inputs[i].node.name} is donated to output {j}: "
+                    f"expected equal types, got {graph.inputs[i].type!r} and {graph.outputs[j].type!r}"
+                )
+        self.nodes = [n for n in graph.nodes if n.op.name == "fused"]
+        for node in graph.nodes:
+            if node.op.name != "fused" and not (node.op.name == "const" and isinstance(node.attrs["value"], Dense)):
+                raise CompileError(f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first")
+        self.readers: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.operands):
+                self.readers.setdefault(value, []).append(node)
+        self.candidates = {n: in_place_candidates(n) for n in self.nodes}
+        self.places: dict[Value, _Place] = {}
+        self.copies: list[tuple[Value, int]] = []  # (value, output) that no kernel writes directly
+
+    def plan(self) -> Plan:
+        self._place_outputs()
+        step_of = {n: i for i, n in enumerate(self.nodes)}
+        self._place_arena(step_of)
+        return self._assemble(step_of)
+
+    # -------------------------------------------------------------------------------------------------------- places
+
+    def _place_outputs(self) -> None:
+        graph = self.graph
+        inputs = set(graph.inputs)
+        for position, value in enumerate(graph.inputs):
+            self.places[value] = _Place(value, "input", position)
+        for node in graph.nodes:
+            if node.op.name == "const":
+                self.places[node.results[0]] = _Place(node.results[0], "constant")
+        donors = {j: graph.inputs[i] for i, j in self.donated}
+        order = networkx.DiGraph()
+        order.add_nodes_from(self.nodes)
+        producers = {v: n for n in self.nodes for v in n.results}
+        for node in self.nodes:
+            order.add_edges_from((producers[v], node) for v in node.operands if v in producers)
+        for position, value in enumerate(graph.outputs):
+            donor = donors.get(position)
+            if value in inputs and value is not donor and value in donors.values():
+                raise CompileError(f"@{graph.name}: output {position} is a donated input of another output")
+            if donor is not None and value == donor:
+                continue  # it is there already
+            if value in self.places:
+                self.copies.append((value, position))
+                continue
+            if donor is None:
+                self.places[value] = _Place(value, "output", position)
+            elif self._may_overwrite(donor, value, producers[value], order):
+                self.places[value] = _Place(value, "output", position, in_place_of=donor)
+            else:
+                self.copies.append((value, position))
+        rank = {n: i for i, n in enumerate(self.nodes)}
+        self.nodes = list(networkx.lexicographical_topological_sort(order, key=rank.__getitem__))
+
+    def _may_overwrite(self, donor: Value, value: Value, writer: Node, order: networkx.DiGraph) -> bool:
+        """True if all reads of the donor can come before `writer` stores; the order then says so."""
+        position = writer.results.index(value)
+        readers = [n for n in self.readers.get(donor, []) if n is not writer]
+        if donor in writer.operands:
+            own = writer.operands.index(donor)
+            if own not in self.candidates[writer][position] or writer.operands.count(donor) > 1:
+                return False
+        if donor in self.graph.outputs or any(networkx.has_path(order, writer, r) for r in readers):
+            return False
+        order.add_edges_from((r, writer) for r in readers)
+        return True
+
+    def _place_arena(self, step_of: Mapping[Node, int]) -> None:
+        """Values between kernels; one that its operand's last reader makes takes the operand's place."""
+        last = {v: max(step_of[n] for n in readers) for v, readers in self.readers.items()}
+        kept = {v for v, _ in self.copies}
+        for step, node in enumerate(self.nodes):
+            taken: set[Value] = set()
+            for position, value in enumerate(node.results):
+                if value in self.places:
+                    continue
+                place = _Place(value, "arena")
+                for own in self.candidates[node][position]:
+                    operand = node.operands[own]
+                    free = (
+                        self.places[operand].kind == "arena"
+                        and operand not in kept
+                        and operand not in taken
+                        and last[operand] == step
+                        and node.operands.count(operand) == 1
+                    )
+                    if free:
+                        place.in_place_of = operand
+                        taken.add(operand)
+                        break
+                self.places[value] = place
+
+    # ------------------------------------------------------------------------------------------------------ assembly
+
+    def _assemble(self, step_of: Mapping[Node, int]) -> Plan:
+        graph, count = self.graph, len(self.nodes)
+        last = {v: max(step_of[n] for n in readers) for v, readers in self.readers.items()}
+        last.update({v: count + len(self.copies) for v, _ in self.copies})
+        names = self._names()
+        buffers: dict[Value, PlanBuffer] = {}
+
+        def buffer(value: Value) -> PlanBuffer:
+            place = self.places[value]
+            first = step_of.get(value.node, -1)
+            alive = max(last.get(value, first), first)
+            other = buffers[place.in_place_of] if place.in_place_of is not None else None
+            kind = place.kind
+            return PlanBuffer(
+                names[value], value.type, kind, place.position, -1, first, alive, other  # type: ignore[arg-type]
+            )
+
+        for value in self.places:
+            if self.places[value].kind != "arena":
+                buffers[value] = buffer(value)
+        for node in self.nodes:
+            for value in node.results:
+                if self.places[value].kind == "arena":
+                    buffers[value] = buffer(value)
+        workspace = self._assign_offsets(buffers)
+        kernels: dict[str, Kernel] = {}
+        counts: dict[str, int] = {}
+        steps: list[Step] = []
+        for node in self.nodes:
+            in_place: dict[int, int] = {}
+            for position, value in enumerate(node.results):
+                donor = self.places[value].in_place_of
+                if donor is not None and donor in node.operands:
+                    in_place[position] = node.operands.index(donor)
+            made = schedule(node, self.target, in_place)
+            text = str(made)
+            if text not in kernels:  # equal kernels are one
+                number = counts[made.name] = counts.get(made.name, -1) + 1
+                kernels[text] = replace(made, name=f"{made.name}{number}")
+            overwritten = {operand: position for position, operand in in_place.items()}
+            arguments = [
+                buffers[node.results[overwritten[i]]] if i in overwritten else buffers[v]
+                for i, v in enumerate(node.operands)
+            ]
+            arguments += [buffers[v] for i, v in enumerate(node.results) if i not in in_place]
+            steps.append(
+                CallStep(
+                    kernels[text],
+                    tuple(arguments),
+                    tuple(buffers[v] for v in node.operands),
+                    tuple(buffers[v] for v in node.results),
+                    node.loc,
+                )
+            )
+        extra: list[PlanBuffer] = []
+        donors = {j: graph.inputs[i] for i, j in self.donated}
+        for value, position in self.copies:
+            donor = donors.get(position)
+            target = PlanBuffer(
+                f"out{position}", value.type, "output", position, first=len(steps),
+                in_place_of=buffers[donor] if donor is not None else None,
+            )  # fmt: skip
+            extra.append(target)
+            steps.append(CopyStep(buffers[value], target))
+        output_names = tuple(graph.output_names) or tuple(f"output{i}" for i in range(len(graph.outputs)))
+        return Plan(
+            graph.name,
+            (*buffers.values(), *extra),
+            tuple(steps),
+            workspace,
+            self.donated,
+            {buffers[v].name: v.node.attrs["value"].array for v in self.places if self.places[v].kind == "constant"},  # type: ignore[union-attr]
+            graph.input_names,
+            output_names,
+        )
+
+    def _names(self) -> dict[Value, str]:
+        names: dict[Value, str] = {}
+        taken: set[str] = set()
+        for number, value in enumerate([*self.graph.inputs, *(v for v in self.places if v not in self.graph.inputs)]):
+            wanted = value.node.name if value.index == 0 else ""
+            name = wanted or f"v{number}"
+            while name in taken:
+                name = f"{wanted or 'v'}.{number}"
+                number += 1
+            taken.add(name)
+            names[value] = name
+        return names
+
+    def _assign_offsets(self, buffers: dict[Value, PlanBuffer]) -> int:
+        """Gives each arena buffer its offset; returns the arena's bytes. Buffers that share memory are one block."""
+        blocks: dict[PlanBuffer, list[PlanBuffer]] = {}
+        for b in buffers.values():
+            if b.kind == "arena":
+                blocks.setdefault(b.root, []).append(b)
+        spans = {r: (min(b.first for b in bs), max(b.last for b in bs)) for r, bs in blocks.items()}
+        placed: list[PlanBuffer] = []
+        total = 0
+        for root in sorted(blocks, key=lambda r: (-r.type.bytes, spans[r][0])):
+            start, end = spans[root]
+            size = -(-max(root.type.bytes, 1) // ALIGNMENT) * ALIGNMENT
+            rivals = sorted(
+                (p.offset, p.offset + max(p.type.bytes, 1)) for p in placed if spans[p][0] <= end and start <= spans[p][1]
+            )
+            offset = 0
+            for low, high in rivals:
+                if offset + size <= low:
+                    break
+                offset = max(offset, -(-high // ALIGNMENT) * ALIGNMENT)
+            object.__setattr__(root, "offset", offset)
+            placed.append(root)
+            total = max(total, offset + size)
+        return total

@@ -1,0 +1,368 @@
+"""The driver: from a Python function (or a graph) to a native function, through every room of the house.
+
+In: a function and the types of its arguments, or a graph. Out: a `CompiledFunction` that runs without Python code
+and shows every stage that it went through.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphc.config import config
+from graphc.errors import ArgumentError
+from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
+from graphc.frontend.tree import Structure, flatten
+from graphc.ir.graph import Graph
+from graphc.ir.interp import interpret
+from graphc.ir.verify import verify
+from graphc.runtime.abi import ArrayInfo, ProgramInfo
+from graphc.runtime.executable import Bound, Executable, aligned_empty
+
+if TYPE_CHECKING:
+    from graphc.codegen.target import Target
+    from graphc.ir.kernel import Kernel
+    from graphc.ir.plan import Plan
+
+Donated = tuple[tuple[int, int], ...]
+
+
+class Program:
+    """A compiled graph: its stages, its native code, and how long each part took to make."""
+
+    def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
+        from graphc.codegen.loader import load_object
+        from graphc.codegen.memory import make_plan
+        from graphc.codegen.object import compile_object
+        from graphc.codegen.program import emit_program, program_info
+        from graphc.ir.kernel_verify import verify_kernel
+        from graphc.ir.plan import verify_plan
+        from graphc.passes.fuse import fuse
+        from graphc.passes.simplify import simplify
+
+        level = config().verify
+        self.target = target
+        self.seconds: dict[str, float] = {}
+        clock = _Clock(self.seconds)
+        if level:
+            verify(graph)
+        simplified = simplify(graph)
+        fused = fuse(simplified)
+        clock("passes")
+        if level > 1:
+            verify(simplified)
+        if level:
+            verify(fused)
+        self.stages = {"traced": graph, "simplified": simplified, "fused": fused}
+        clock("verify")
+        self.plan: Plan = make_plan(fused, target, donated)
+        clock("schedule")
+        if level:
+            for kernel in self.plan.kernels:
+                verify_kernel(kernel)
+            verify_plan(self.plan)
+        clock("verify")
+        self.llvm = emit_program(self.plan, target)
+        clock("emit")
+        self.object = compile_object(self.llvm, target)
+        clock("llvm")
+        info = program_info(self.plan)
+        loaded = load_object(self.object)
+        self.executable = Executable(loaded.address(f"{info.name}_run"), loaded, info)
+        clock("load")
+
+    @cached_property
+    def asm(self) -> str:
+        """The target's assembly."""
+        from graphc.codegen.object import compile_assembly
+
+        return compile_assembly(self.llvm, self.target)
+
+
+class _Clock:
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+class InterpretedProgram:
+    """The same interface as a native program, run by the numpy interpreter: the oracle."""
+
+    def __init__(self, graph: Graph, donated: Donated) -> None:
+        self.stages = {"traced": graph}
+        self.seconds: dict[str, float] = {}
+        names = graph.output_names or tuple(f"output{i}" for i in range(len(graph.outputs)))
+        self.info = ProgramInfo(
+            graph.name,
+            tuple(ArrayInfo(n, t.dtype.numpy_name, t.shape) for n, t in zip(graph.input_names, graph.input_types, strict=True)),
+            tuple(ArrayInfo(n, t.dtype.numpy_name, t.shape) for n, t in zip(names, graph.output_types, strict=True)),
+            0,
+            donated,
+        )
+        self._donors = {j: i for i, j in donated}
+
+    def __call__(self, *arrays: object) -> list[np.ndarray]:
+        given = [np.asarray(a) for a in arrays]
+        outputs = [
+            given[self._donors[j]] if j in self._donors else aligned_empty(a.shape, a.dtype)
+            for j, a in enumerate(self.info.outputs)
+        ]
+        self.run(given, outputs)
+        return outputs
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        typed = [np.asarray(x).astype(a.dtype, copy=False) if np.ndim(x) == 0 else np.asarray(x)
+                 for x, a in zip(inputs, self.info.inputs, strict=False)]  # fmt: skip
+        for target, value in zip(outputs, interpret(self.stages["traced"], typed), strict=True):
+            np.copyto(target, value)
+
+
+class CompiledFunction:
+    """A compiled Python function: takes and gives the same nested structures, in native code.
+
+    `graph` is the traced graph, `stages` the graph after each pass, `fused`, `kernels`, `plan`, `llvm` and `asm` the
+    lower forms, `compile_seconds` where the time went.
+    """
+
+    def __init__(self, traced: Traced, program: Program | InterpretedProgram, seconds: dict[str, float]) -> None:
+        self._traced = traced
+        self._program = program
+        self.compile_seconds = {**seconds, **program.seconds}
+
+    @property
+    def _native(self) -> Program:
+        if not isinstance(self._program, Program):
+            raise ArgumentError(f"{self.graph.name}: interpreted; compile for a target to see its code")
+        return self._program
+
+    @property
+    def graph(self) -> Graph:
+        return self._traced.graph
+
+    @property
+    def stages(self) -> dict[str, Graph]:
+        return self._program.stages
+
+    @property
+    def fused(self) -> Graph:
+        return self._native.stages["fused"]
+
+    @property
+    def plan(self) -> Plan:
+        return self._native.plan
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return self._native.plan.kernels
+
+    @property
+    def llvm(self) -> str:
+        return self._native.llvm
+
+    @property
+    def asm(self) -> str:
+        return self._native.asm
+
+    @property
+    def object(self) -> bytes:
+        """The object file: what was loaded is what can be linked."""
+        return self._native.object
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The bytes of the arena for everything between inputs and outputs."""
+        return self._native.plan.workspace_bytes
+
+    @property
+    def info(self) -> ProgramInfo:
+        return self._program.info if isinstance(self._program, InterpretedProgram) else self._program.executable.info
+
+    def __call__(self, *args: object) -> object:
+        """The function's outputs on these arguments. Raises `ArgumentError`, `ShapeError` or `DTypeError`."""
+        arrays = self._arrays(args)
+        run = self._program if isinstance(self._program, InterpretedProgram) else self._program.executable
+        return self._traced.outputs.unflatten(run(*arrays))
+
+    def bind(self, *args: object) -> BoundFunction:
+        """A call with fixed memory: checks once; each call of what it gives is one native call on that memory."""
+        return BoundFunction(self._traced, self._program, self._arrays(args))
+
+    def _arrays(self, args: Sequence[object]) -> list[object]:
+        structure = self._traced.inputs
+        if len(args) != len(structure.children):
+            raise ArgumentError(f"{self.graph.name}: expected {len(structure.children)} arguments, got {len(args)}")
+        leaves = structure.match(tuple(args), self.graph.name)
+        return [*leaves, *(p.array for p in self._traced.parameters)]
+
+    def __repr__(self) -> str:
+        return f"<compiled {self.graph.name}: {', '.join(map(repr, self.graph.input_types))} -> {self.graph.output_types}>"
+
+
+class BoundFunction:
+    """A compiled function with its memory. `outputs` has the function's structure; its arrays change with each call."""
+
+    def __init__(self, traced: Traced, program: Program | InterpretedProgram, arrays: list[object]) -> None:
+        self._interpreted: Callable[[], None] | None = None
+        self._bound: Bound | None = None
+        if isinstance(program, InterpretedProgram):
+            inputs = [np.asarray(a) for a in arrays]
+            outputs = program(*inputs)
+            self._interpreted = lambda: program.run(inputs, outputs)
+        else:
+            self._bound = program.executable.bind(*arrays)
+            outputs = self._bound.outputs
+        self.outputs = traced.outputs.unflatten(outputs)
+        self.run: Callable[[], None] = self._bound if self._bound is not None else self._interpreted  # type: ignore[assignment]
+
+    def __call__(self) -> None:
+        self.run()
+
+
+_PROGRAMS: dict[tuple[str, str, str, Donated], Program] = {}
+_LOCK = threading.Lock()
+_DUMPS = count()
+
+
+def compile(
+    fn_or_graph: Callable[..., object] | Graph,
+    *specs: object,
+    target: str | Target = "cpu",
+    donate: Sequence[str | int] = (),
+    threads: int | None = None,
+    name: str | None = None,
+) -> CompiledFunction:
+    """Compiles a function for arguments of these types to one native function.
+
+    `specs` are types (``graphc.f32[32, 64]``), example arrays, or nests of them; a graph needs none. `target` is
+    "cpu" (this machine), a name of `codegen.target`, or "interpreter" (numpy, the oracle). `donate` names arguments
+    whose memory the outputs take over: each of their leaves is paired with the output of the same path and type,
+    else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
+    Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
+
+    >>> import numpy as np
+    >>> from graphc.ir.types import f32
+    >>> compile(lambda x: x * x + 1, f32[3])(np.float32([1, 2, 3]))
+    array([ 2.,  5., 10.], dtype=float32)
+    """
+    start = time.perf_counter()
+    traced = _traced(fn_or_graph, specs, name)
+    if traced.captures:
+        raise ArgumentError(f"{traced.graph.name}: compile inside a traced function: call the function itself there")
+    names = argument_names(fn_or_graph, len(specs)) if callable(fn_or_graph) else list(traced.graph.input_names)
+    donated = _pairs(traced, names, donate)
+    seconds = {"trace": time.perf_counter() - start}
+    if target == "interpreter":
+        return CompiledFunction(traced, InterpretedProgram(traced.graph, donated), seconds)
+    program = _program(traced.graph, _target(target), donated)
+    compiled = CompiledFunction(traced, program, seconds)
+    _report(compiled)
+    return compiled
+
+
+def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object], name: str | None) -> Traced:
+    if not isinstance(fn_or_graph, Graph):
+        return trace_function(fn_or_graph, specs, name)
+    if specs:
+        raise ArgumentError(f"@{fn_or_graph.name}: a graph has its types: expected no specs, got {len(specs)}")
+    graph = fn_or_graph
+    _, inputs = flatten(tuple(graph.inputs))
+    parameters: tuple[Parameter, ...] = ()
+    _, outputs = flatten(tuple(graph.outputs) if len(graph.outputs) != 1 else graph.outputs[0])
+    return Traced(graph, inputs, outputs, (), parameters)
+
+
+def _target(target: str | Target) -> Target:
+    from graphc.codegen.target import host_target, target_from_name
+
+    if not isinstance(target, str):
+        return target
+    return host_target() if target == "cpu" else target_from_name(target)
+
+
+def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:
+    """Pairs each donated leaf with an output: same path below the argument and same type, else the first of its type."""
+    if not donate:
+        return ()
+    graph = traced.graph
+    leaves: list[tuple[int, str]] = []
+    offset = 0
+    wanted = {names.index(d) if isinstance(d, str) and d in names else d for d in donate}
+    unknown = [d for d in wanted if isinstance(d, str) or not 0 <= d < len(names)]
+    if unknown:
+        raise ArgumentError(f"{graph.name}: donate: expected some of {', '.join(names)}, got {unknown[0]!r}")
+    for position, child in enumerate(traced.inputs.children):
+        if position in wanted:
+            leaves += [(offset + i, path) for i, path in enumerate(_below(child))]
+        offset += child.size
+    free = dict(enumerate(_below(traced.outputs, skip=1)))
+    pairs: dict[int, int] = {}
+    for by_path in (True, False):
+        for i, path in leaves:
+            if i in pairs:
+                continue
+            fits = [j for j, p in free.items() if graph.outputs[j].type == graph.inputs[i].type and (p == path or not by_path)]
+            if fits:
+                pairs[i] = fits[0]
+                del free[fits[0]]
+            elif not by_path:
+                raise ArgumentError(
+                    f"{graph.name}: donate: {graph.inputs[i].node.name}: expected an output of {graph.inputs[i].type!r} "
+                    f"to take its memory, found none left"
+                )
+    return tuple(sorted(pairs.items()))
+
+
+def _below(structure: Structure, skip: int = 0) -> list[str]:
+    """The leaves' paths; of a tuple of results, the paths within each."""
+    if skip and structure.kind in ("tuple", "list"):
+        return [path for child in structure.children for path in child.paths()]
+    return structure.paths()
+
+
+def _program(graph: Graph, target: Target, donated: Donated) -> Program:
+    key = (graph.canonical, repr(graph.input_names), repr(target), donated)
+    with _LOCK:
+        found = _PROGRAMS.get(key)
+        if found is None:
+            found = _PROGRAMS[key] = Program(graph, target, donated)
+    return found
+
+
+def _report(compiled: CompiledFunction) -> None:
+    settings = config()
+    if settings.debug:
+        parts = ", ".join(f"{part} {1e3 * s:.1f} ms" for part, s in compiled.compile_seconds.items())
+        print(
+            f"graphc: {compiled.graph.name}: {len(compiled.kernels)} kernels, {compiled.workspace_bytes} arena bytes; {parts}",
+            file=sys.stderr,
+        )
+    if settings.dump:
+        _dump(compiled, Path(settings.dump))
+
+
+def _dump(compiled: CompiledFunction, folder: Path) -> None:
+    """Writes every stage, numbered; graphs are reparsable."""
+    from graphc.codegen.program import identifier
+    from graphc.ir.files import save_graph
+
+    place = folder / f"{os.getpid()}-{next(_DUMPS):03d}-{identifier(compiled.graph.name)}"
+    place.mkdir(parents=True, exist_ok=True)
+    for number, (stage, graph) in enumerate(compiled.stages.items()):
+        save_graph(graph, place / f"{number:02d}-{stage}.gir")
+    texts = {"kernels.txt": "\n\n".join(map(str, compiled.kernels)), "plan.txt": str(compiled.plan), "program.ll": compiled.llvm, "program.s": compiled.asm}
+    for number, (file, text) in enumerate(texts.items(), len(compiled.stages)):
+        (place / f"{number:02d}-{file}").write_text(text + "\n")
