@@ -159,7 +159,8 @@ def main() -> None:
                 if error > entry.ulp[dtype]:
                     print(f"{name} {dtype}: {error:.3f} ulp at {where}", file=sys.stderr)
             cells.append(f"{entry.ulp[dtype]:g}")
-        print(f"| {name} | {' | '.join(cells)} | {entry.doc} |", flush=True)
+        method = entry.doc.replace("|", r"\|")
+        print(f"| {name} | {' | '.join(cells)} | {method} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,17 +19,22 @@ from graphc.frontend.checks import is_integer
 from graphc.frontend.modules import Module
 
 
+if TYPE_CHECKING:
+    from graphc.compiler import CompiledFunction
+
+
 class History(dict[str, list[float]]):
     """One list per number and one entry per epoch: ``history["val_loss"][-1]``.
 
     Keys: loss, the metrics, the same with ``val_`` in front, seconds and us_per_step. `stopped` says why training
-    ended: "finished", "callback", "interrupted" or "diverged".
+    ended: "finished", "callback", "interrupted" or "diverged"; `step` is the compiled training step of a full batch.
 
     >>> h = History(); h.record({"loss": 2.0}); h.record({"loss": 1.0}); h, h.epochs
     ({'loss': [2.0, 1.0]}, 2)
     """
 
     stopped: str = "finished"
+    step: CompiledFunction | None = None
 
     @property
     def epochs(self) -> int:

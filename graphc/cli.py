@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_opt(commands)
     _add_run(commands)
-    ops = commands.add_parser("ops", help="list the ops, or explain one", description="The table of ops, or one op.")
+    ops = commands.add_parser(
+        "ops", help="list the ops, or explain one", description="The table of ops, or one op."
+    )
     ops.add_argument("name", nargs="?", metavar="NAME", help="the op to explain")
     ops.set_defaults(command=_ops)
     info = commands.add_parser("info", help="versions, this machine, environment variables")
@@ -128,12 +130,16 @@ def _add_opt(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     opt.add_argument("file", metavar="FILE", help="a .gir file, or - for standard input")
-    opt.add_argument("-p", "--passes", default="", metavar="PIPELINE", help="passes with options, split by commas")
+    opt.add_argument(
+        "-p", "--passes", default="", metavar="PIPELINE", help="passes with options, split by commas"
+    )
     opt.add_argument("-o", "--output", metavar="OUT", help="write the result there, not to standard output")
     opt.add_argument("--print-after-each", action="store_true", help="print the graph after every pass")
     opt.add_argument("--diff", action="store_true", help="print what every pass changed, as a unified diff")
     opt.add_argument("--verify", action="store_true", help="verify before the first and after every pass")
-    opt.add_argument("--time", action="store_true", help="print nodes and time of every pass to standard error")
+    opt.add_argument(
+        "--time", action="store_true", help="print nodes and time of every pass to standard error"
+    )
     opt.set_defaults(command=_opt)
 
 
@@ -146,15 +152,23 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("file", metavar="FILE", help="a .gir file, or - for standard input")
-    run.add_argument("inputs", nargs="?", metavar="INPUTS", help="an .npz file; may be left out where there are none")
-    run.add_argument("-o", "--output", metavar="OUT", help="write the outputs there as .npz, don't print them")
+    run.add_argument(
+        "inputs", nargs="?", metavar="INPUTS", help="an .npz file; may be left out where there are none"
+    )
+    run.add_argument(
+        "-o", "--output", metavar="OUT", help="write the outputs there as .npz, don't print them"
+    )
     how = run.add_mutually_exclusive_group()
     how.add_argument("--compiled", action="store_true", help="run machine code (the default)")
     how.add_argument("--interpret", action="store_true", help="run the numpy interpreter")
     how.add_argument("--check", action="store_true", help="run both and compare; status 1 where they differ")
     run.add_argument("--float64", action="store_true", help="the interpreter computes every float in f64")
-    run.add_argument("--rtol", type=float, metavar="R", help="of --check: relative tolerance (1e-4, f64 1e-9)")
-    run.add_argument("--atol", type=float, metavar="A", help="of --check: absolute tolerance (1e-5, f64 1e-11)")
+    run.add_argument(
+        "--rtol", type=float, metavar="R", help="of --check: relative tolerance (1e-4, f64 1e-9)"
+    )
+    run.add_argument(
+        "--atol", type=float, metavar="A", help="of --check: absolute tolerance (1e-5, f64 1e-11)"
+    )
     run.set_defaults(command=_run)
 
 
@@ -189,7 +203,12 @@ def _opt(arguments: argparse.Namespace) -> int:
 
     graph = run_pipeline(graph, passes, verify_each=arguments.verify or None, on_stage=on_stage)
     if arguments.time:
-        print(*runs, f"{'total':<43} {sum(run.seconds for run in runs) * 1e3:15.2f} ms", sep="\n", file=sys.stderr)
+        print(
+            *runs,
+            f"{'total':<43} {sum(run.seconds for run in runs) * 1e3:15.2f} ms",
+            sep="\n",
+            file=sys.stderr,
+        )
     if arguments.output:
         save_graph(graph, arguments.output)
     elif not (passes and (arguments.diff or arguments.print_after_each)):
@@ -248,7 +267,9 @@ def _match(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np
     for name, type in zip(graph.input_names, graph.input_types, strict=True):
         if name not in given:
             near = difflib.get_close_matches(name, unexpected, n=1)
-            problems.append(f"%{name}: expected {type!r}, got nothing" + (f" (is it {near[0]!r}?)" if near else ""))
+            problems.append(
+                f"%{name}: expected {type!r}, got nothing" + (f" (is it {near[0]!r}?)" if near else "")
+            )
             continue
         array = given[name]
         wider = float64 and type.dtype.is_float and array.dtype == np.float64
@@ -268,10 +289,12 @@ def _described(array: np.ndarray) -> str:
 def _read_npz(name: str) -> dict[str, np.ndarray]:
     """The arrays of a file; objects are refused, as they would run code."""
     try:
-        with np.load(name, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with open(name, "rb") as file:  # opened here, as numpy leaves a damaged archive open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ArtifactError(f"{name}: expected an .npz archive, got a single .npy array")
-            return {key: file[key] for key in file.files}
+            with archive:
+                return {key: archive[key] for key in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(f"{name}: expected an .npz archive of plain arrays, got {error}") from None
 
@@ -307,7 +330,9 @@ class Comparison:
         return f"{'ok  ' if self.ok else 'DIFF'} %{self.name}: {self.kind} largest difference {self.difference:.3g}"
 
 
-def _compare(name: str, got: np.ndarray, want: np.ndarray, rtol: float | None, atol: float | None) -> Comparison:
+def _compare(
+    name: str, got: np.ndarray, want: np.ndarray, rtol: float | None, atol: float | None
+) -> Comparison:
     """Floats within tolerance (of the narrower type), NaN and infinities in the same places; others equal."""
     if got.dtype.kind != "f":
         count = int(np.count_nonzero(got != want))

@@ -10,9 +10,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-from graphc.compiler import compile
+from graphc.compiler import CompiledFunction, compile
 from graphc.transforms import value_and_grad
 
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
@@ -31,6 +32,7 @@ __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"
 
 Scalar = Callable[[Array, Array], Array]  # a loss or a metric of (prediction, target)
 Arrays = dict[str, Array]
+Differentiated = Callable[[Arrays], tuple[tuple[Array, tuple[Arrays, Arrays]], Arrays]]
 NumPy = dict[str, np.ndarray]
 Metrics = str | Sequence[str] | Mapping[str, Scalar] | None
 NAMED_METRICS: dict[str, Scalar] = {"accuracy": accuracy}
@@ -127,7 +129,8 @@ class _Task:
             prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
             return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
 
-        (value, (new_buffers, scores)), grads = value_and_grad(objective, has_aux=True)(params)
+        differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
+        (value, (new_buffers, scores)), grads = differentiated(params)
         new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
         return new_params, new_buffers, new_state, {"loss": value, **scores}
 
@@ -174,6 +177,7 @@ class _Stepper:
             )  # fmt: skip
             self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
             numbers = self._call.outputs[3]
+        self.function = function
         self.batch = batch
         self.numbers: list[np.ndarray] = list(numbers.values())
 
@@ -213,6 +217,11 @@ class _Pass:
             for position, number in enumerate(stepper.numbers):
                 self.totals[position] += number.item() * (end - start)
 
+    @property
+    def compiled(self) -> CompiledFunction:
+        """The function of a full batch."""
+        return self._full.function
+
     def means(self) -> list[float]:
         """The means over the rows of the last run."""
         return [total / self.count for total in self.totals]
@@ -243,6 +252,7 @@ def _train(
         watcher.begin(run)
     training = _Pass(task, train, rows, run, state, rate, drop_last)
     validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
+    history.step = training.compiled
     bar = Progress(progress, epochs, len(training.batches))
     weights = _LastGood(run)
     try:

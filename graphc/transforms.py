@@ -82,13 +82,15 @@ def vjp(fn: Function, *args: object) -> tuple[object, Callable[[object], tuple[o
     """
     if current_trace() is None and not _traced_leaves(args):
         outputs = _Direct(fn)(*args)
-        _, shape = flatten(outputs)
+        results, shape = flatten(outputs)
+        pull = _Direct(_pulled_back(fn))
 
         def run(cotangents: object) -> tuple[object, ...]:
-            given = shape.unflatten(_matched(shape, cotangents))
-            result = _Direct(_pulled_back(fn))(args, given)
-            assert isinstance(result, tuple)
-            return result
+            leaves = zip(_matched(shape, cotangents), results, strict=True)
+            given = shape.unflatten(
+                [np.full_like(y, g) if isinstance(g, (int, float)) else g for g, y in leaves]
+            )
+            return _tuple(pull(args, given))
 
         return outputs, run
     return _Pullback.of(fn, args)
@@ -111,6 +113,7 @@ def _differentiated(
     def traced(*args: object, **options: object) -> object:
         positions = _positions(what, fn, wrt, len(args))
 
+        @functools.wraps(fn, updated=())
         def inner(*chosen: object) -> object:
             """`fn` as a function of the arguments of `wrt`; the others are what they are."""
             full = list(args)
@@ -118,7 +121,9 @@ def _differentiated(
                 full[position] = argument
             result = fn(*full, **options)
             if has_aux and not (isinstance(result, tuple) and len(result) == 2):
-                raise TraceError(f"{here().prefix}{what}: expected (loss, aux) with has_aux, got {_shown(result)}")
+                raise TraceError(
+                    f"{here().prefix}{what}: expected (loss, aux) with has_aux, got {_shown(result)}"
+                )
             return result if has_aux else (result, None)
 
         chosen = tuple(args[p] for p in positions)
@@ -131,10 +136,7 @@ def _differentiated(
         derived = derive(loss_graph, list(range(part.inputs.size)), seeds=False)
         results = _inline(part, chosen, graph, len(graph.outputs))  # the losses of both graphs are one node
         gradients = _inline(part, chosen, derived, part.inputs.size)
-        tree = part.inputs.unflatten(gradients)
-        assert isinstance(tree, tuple)
-        whole = part.outputs.unflatten(results)
-        assert isinstance(whole, tuple)
+        tree, whole = _tuple(part.inputs.unflatten(gradients)), _tuple(part.outputs.unflatten(results))
         single = isinstance(wrt, (int, str))
         return form(whole[0], tree[0] if single else tree, whole[1])
 
@@ -177,7 +179,9 @@ def _inner_trace(what: str, fn: Function, args: Sequence[object], names: Sequenc
         leaves, structure = flatten(argument)
         for leaf, path in zip(leaves, structure.paths(argument_name), strict=True):
             if type_of(leaf) is None or isinstance(leaf, TensorType):
-                raise ArgumentError(f"{here().prefix}{what}: {path}: expected an array or a number, got {_shown(leaf)}")
+                raise ArgumentError(
+                    f"{here().prefix}{what}: {path}: expected an array or a number, got {_shown(leaf)}"
+                )
     return trace_function(fn, args, name, names)
 
 
@@ -211,7 +215,9 @@ def _check_loss(what: str, part: Traced) -> None:
         )
 
 
-def _inline(part: Traced, args: Sequence[object], graph: Graph, last: int, extra: Sequence[Value] = ()) -> list[Array]:
+def _inline(
+    part: Traced, args: Sequence[object], graph: Graph, last: int, extra: Sequence[Value] = ()
+) -> list[Array]:
     """The last outputs of a graph over the traced function's inputs, in the current trace."""
     trace = _current()
     trace.differentiated = True
@@ -224,7 +230,10 @@ def _inline(part: Traced, args: Sequence[object], graph: Graph, last: int, extra
 
 def _current() -> Trace:
     trace = current_trace()
-    assert trace is not None
+    if trace is None:
+        raise TraceError(
+            f"{here().prefix}grad: expected traced values in their traced function, got some outside of it"
+        )
     return trace
 
 
@@ -254,7 +263,9 @@ class _Pullback:
     def __call__(self, cotangents: object) -> tuple[object, ...]:
         trace = current_trace()
         if trace is None:
-            raise TraceError(f"{here().prefix}vjp: expected the pullback in the traced function, got a call outside")
+            raise TraceError(
+                f"{here().prefix}vjp: expected the pullback in the traced function, got a call outside"
+            )
         leaves = _matched(self.part.outputs, cotangents)
         trace.builder.loc = here(current_scope())
         seeds = []
@@ -263,9 +274,7 @@ class _Pullback:
             seeds.append(_seed(trace, leaves[position], want))
         found = iter(_inline(self.part, self.args, self.derived, len(self.wanted), seeds))
         gradients = [next(found) if i in self.wanted else None for i in range(self.part.inputs.size)]
-        result = self.part.inputs.unflatten(gradients)
-        assert isinstance(result, tuple)
-        return result
+        return _tuple(self.part.inputs.unflatten(gradients))
 
 
 def _seed(trace: Trace, leaf: object, want: TensorType) -> Value:
@@ -301,12 +310,16 @@ class _Direct:
 
     def __call__(self, *args: object, **options: object) -> object:
         leaves, structure = flatten(args)
-        types = []
+        types, arrays = [], []
         for leaf, path in zip(leaves, structure.paths("argument"), strict=True):
             type = type_of(leaf)
             if type is None or isinstance(leaf, TensorType):
-                raise ArgumentError(f"{here().prefix}{path}: expected an array or a number, got {_shown(leaf)}")
+                raise ArgumentError(
+                    f"{here().prefix}{path}: expected an array or a number, got {_shown(leaf)}"
+                )
             types.append(type)
+            arrays.append(np.asarray(leaf, type.dtype.numpy))
+        args = _tuple(structure.unflatten(arrays))
         try:
             key = (structure, tuple(types), tuple(sorted(options.items())))
             found = self._compiled.get(key)
@@ -332,11 +345,15 @@ def _interpreted(fn: Function) -> Function:
     def run(*args: object) -> object:
         part = trace_function(fn, args)  # anew for each call: parameters may have other arrays by now
         leaves, _ = flatten(args)
-        inputs = zip(leaves, part.graph.inputs, strict=False)
-        arrays = [np.asarray(leaf).astype(v.dtype.numpy, copy=False) for leaf, v in inputs]
+        arrays = [np.asarray(leaf) for leaf in leaves]
         return part.outputs.unflatten(interpret(part.graph, [*arrays, *(p.array for p in part.parameters)]))
 
     return run
+
+
+def _tuple(tree: object) -> tuple[object, ...]:
+    assert isinstance(tree, tuple)
+    return tree
 
 
 def _shown(x: object) -> str:

@@ -22,6 +22,7 @@ def asarray(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
     """An array, number or list as a traced value; lists may hold traced values, which are stacked.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: asarray([x, 1.0]), f32[()]).output_types
     (f32[2],)
     """
@@ -170,6 +171,7 @@ def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = f32) -> Arra
     Raises `DTypeError` where the labels are not integers.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import i32
     >>> trace(lambda labels: one_hot(labels, 10), i32[4]).output_types
     (f32[4,10],)
     """

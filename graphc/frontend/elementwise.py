@@ -39,6 +39,7 @@ def add(x1: ArrayLike, x2: ArrayLike) -> Array:
     """The sum; of bools, whether either is true.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: add(x, 2.5), f32[2, 3]).output_types
     (f32[2,3],)
     """
@@ -59,6 +60,7 @@ def divide(x1: ArrayLike, x2: ArrayLike) -> Array:
     """The true quotient; integers divide as f32 (NumPy: float64).
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import i32
     >>> trace(lambda x: divide(x, 2), i32[3]).output_types
     (f32[3],)
     """
@@ -83,6 +85,7 @@ def pow(x1: ArrayLike, x2: ArrayLike) -> Array:
     least 0 only (NumPy: by arrays of integers, too); others raise `DTypeError`.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> [node.op.name for node in trace(lambda x: pow(x, 2), f32[3]).nodes]
     ['mul']
     """
@@ -162,6 +165,7 @@ def clip(x: ArrayLike, min: ArrayLike | None = None, max: ArrayLike | None = Non
     """`x` within bounds, either of which may be None. The derivative at a bound is 1.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: clip(x, 0, 1), f32[3]).output_types
     (f32[3],)
     """
@@ -318,6 +322,7 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike) -> Array:
     """`x1` where the condition is true, else `x2`. The cotangent goes to the one that was chosen.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: where(x > 0, x, 0), f32[3]).output_types
     (f32[3],)
     """
@@ -334,6 +339,7 @@ def astype(x: ArrayLike, dtype: DTypeLike) -> Array:
     """The elements converted: a float to an integer truncates and saturates, NaN gives 0; a bool is 0 or 1.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: astype(x, "f64"), f32[3]).output_types
     (f64[3],)
     """
@@ -347,6 +353,7 @@ def stop_gradient(x: ArrayLike) -> Array:
     """The operand, as a constant for differentiation.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: stop_gradient(x), f32[3]).output_types
     (f32[3],)
     """
@@ -400,6 +407,7 @@ def logaddexp(x1: ArrayLike, x2: ArrayLike) -> Array:
     that derivatives of every order are right there, too.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x, y: logaddexp(x, y), f32[3], f32[3]).output_types
     (f32[3],)
     """
@@ -506,6 +514,7 @@ def round(x: ArrayLike, decimals: int = 0) -> Array:
     """The nearest integer, halves to the even one, or the nearest multiple of 10**-decimals; integers stay.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
     >>> trace(lambda x: round(x, 2), f32[3]).output_types
     (f32[3],)
     """

@@ -57,7 +57,7 @@ class At:
     """``x.at``: what indexed updates are asked of.
 
     >>> from graphc.frontend.tracer import trace
-    >>> from graphc.ir.types import f32
+    >>> from graphc.ir.types import f32, i32
     >>> trace(lambda x, i, v: x.at[i].add(v), f32[5, 3], i32[2], f32[2, 3]).output_types
     (f32[5,3],)
     """

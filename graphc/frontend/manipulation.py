@@ -429,7 +429,7 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, axis: int = -1) -> Array:
     """Along an axis, the elements at indices that have the array's other axes: ``x[i, indices[i, j]]``.
 
     >>> from graphc.frontend.tracer import trace
-    >>> from graphc.ir.types import f32
+    >>> from graphc.ir.types import f32, i32
     >>> trace(lambda x, i: take_along_axis(x, i, axis=1), f32[2, 5], i32[2, 1]).output_types
     (f32[2,1],)
     """
@@ -454,7 +454,7 @@ def take(x: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
     the end; a traced one out of range reads 0.
 
     >>> from graphc.frontend.tracer import trace
-    >>> from graphc.ir.types import f32
+    >>> from graphc.ir.types import f32, i32
     >>> trace(lambda x, i: take(x, i, axis=0), f32[5, 3], i32[2]).output_types
     (f32[2,3],)
     """

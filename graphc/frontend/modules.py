@@ -17,9 +17,7 @@ import numpy as np
 
 from graphc.errors import ArgumentError, ArtifactError, TraceError
 from graphc.frontend.array import Array
-from graphc.frontend.parameters import DEFAULT_SEED
-from graphc.frontend.parameters import Buffer as Buffer
-from graphc.frontend.parameters import Parameter as Parameter
+from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.tracer import current_trace, scope
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32

@@ -98,7 +98,8 @@ class Adam:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "weight_decay"):
             _check(f"Adam: {name}", getattr(self, name))
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        betas: tuple[float, ...] = self.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ArgumentError(f"Adam: betas: expected two numbers in [0, 1), got {self.betas!r}")
 
     def init(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ def mean(x: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """The mean over axes; NaN of no elements.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import i32
     >>> trace(lambda x: mean(x, axis=0), i32[2, 3]).output_types
     (f32[3],)
     """
@@ -70,6 +71,7 @@ def var(x: ArrayLike, axis: Axis = None, *, correction: float = 0, keepdims: boo
     """The variance over axes, in two passes: the squared distances from the mean, over n - correction.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import i32
     >>> trace(lambda x: var(x, axis=0), i32[2, 3]).output_types
     (f32[3],)
     """

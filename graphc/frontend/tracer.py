@@ -214,11 +214,17 @@ def type_of(x: object) -> TensorType | None:
     return None
 
 
-def trace_function(fn: Callable[..., object], args: Sequence[object], name: str | None = None) -> Traced:
+def trace_function(
+    fn: Callable[..., object],
+    args: Sequence[object],
+    name: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> Traced:
     """Traces ``fn(*args)``, where the leaves of the arguments are types, arrays or numbers.
 
-    Raises `TraceError` where the function does what a static graph can't express, `ArgumentError` where it is no
-    function or an argument is no array, and what the array functions raise.
+    `name` is the graph's (by default the function's), `arguments` are the names of the arguments (by default those of
+    its parameters). Raises `TraceError` where the function does what a static graph can't express, `ArgumentError`
+    where it is no function or an argument is no array, and what the array functions raise.
 
     >>> from graphc.ir.types import f32
     >>> traced = trace_function(lambda params, x: {"y": x * params["w"]}, [{"w": f32[3]}, f32[2, 3]])
@@ -228,15 +234,15 @@ def trace_function(fn: Callable[..., object], args: Sequence[object], name: str 
     if not callable(fn):
         raise ArgumentError(f"{here().prefix}trace: expected a function, got {_name_of(fn)}")
     given, structure = flatten(tuple(args))
-    names = [n for prefix, child in zip(argument_names(fn, len(args)), structure.children, strict=True)
-             for n in child.paths(prefix)]  # fmt: skip
+    prefixes = argument_names(fn, len(args)) if arguments is None else arguments
+    names = [n for p, child in zip(prefixes, structure.children, strict=True) for n in child.paths(p)]
     loc = _definition(fn)
     trace = Trace(_ACTIVE.get())
     inputs = [trace.argument(_input_type(leaf, n, loc), n, loc) for leaf, n in zip(given, names, strict=True)]
-    arguments = structure.unflatten(inputs)
-    assert isinstance(arguments, tuple)
+    nested = structure.unflatten(inputs)
+    assert isinstance(nested, tuple)
     with active(trace):
-        result, outputs = flatten(fn(*arguments))
+        result, outputs = flatten(fn(*nested))
         trace.builder.loc = loc
         values = [trace.value_of(leaf, f"{function_name(fn)}: output") for leaf in result]
     output_names = _output_names(outputs) if outputs.named else ()

@@ -159,8 +159,8 @@ class _PipelineText:
     """A pipeline's text while it is read."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens = [m for m in _TOKEN.finditer(text) if m.lastgroup]
+        self._text = text.strip()
+        self._tokens = list(_TOKEN.finditer(self._text))
         self._at = 0
 
     def passes(self) -> tuple[Pass, ...]:
@@ -177,7 +177,9 @@ class _PipelineText:
         name = self._word("the name of a pass")
         pass_type = PASSES.get(name)
         if pass_type is None:
-            raise ArgumentError(f"pipeline: expected a pass of {', '.join(PASSES)}, got {name!r}{_hint(name, PASSES)}")
+            raise ArgumentError(
+                f"pipeline: expected a pass of {', '.join(PASSES)}, got {name!r}{_hint(name, PASSES)}"
+            )
         given: dict[str, Option] = {}
         if self._accept("{") and not self._accept("}"):
             self._option(pass_type, given)
@@ -192,7 +194,9 @@ class _PipelineText:
         key = self._word(f"an option of {pass_type.name}")
         if key not in options:
             known = f"an option of {', '.join(options)}" if options else "no option"
-            raise ArgumentError(f"pipeline: {pass_type.name}: expected {known}, got {key!r}{_hint(key, options)}")
+            raise ArgumentError(
+                f"pipeline: {pass_type.name}: expected {known}, got {key!r}{_hint(key, options)}"
+            )
         if key in given:
             raise ArgumentError(f"pipeline: {pass_type.name}: expected {key} once, got it twice")
         value: str | tuple[str, ...] = "true"

@@ -1,0 +1,75 @@
+"""graphc compiles neural networks: a Python model in, plain native functions out, whole training steps included.
+
+Public names are loaded when they are first used: ``import graphc`` imports neither llvmlite nor networkx.
+
+>>> import graphc
+>>> graphc.compile(lambda x: graphc.exp(x) - 1, graphc.f32[2])([0.0, 0.0])
+array([0., 0.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graphc import errors as errors
+    from graphc.frontend import init as init
+    from graphc.frontend import losses as losses
+    from graphc.frontend import nn as nn
+    from graphc.frontend import optim as optim
+    from graphc.ir.types import TensorType as TensorType
+    from graphc.ir.types import bool_ as bool_
+    from graphc.ir.types import f32 as f32
+    from graphc.ir.types import f64 as f64
+    from graphc.ir.types import i32 as i32
+    from graphc.ir.types import i64 as i64
+    from graphc.ir.types import u8 as u8
+
+__version__ = "0.1.0"
+
+# name → where it lives; "module:" is the module itself
+_PLACES = {
+    **{name: "graphc.ir.types" for name in ("TensorType", "DType", "f64", "f32", "i64", "i32", "u8", "bool_")},
+    **{name: "graphc.ir.graph" for name in ("Graph",)},
+    "parse": "graphc.ir.parser",
+    "interpret": "graphc.ir.interp",
+    "verify": "graphc.ir.verify",
+    "load_graph": "graphc.ir.files",
+    "save_graph": "graphc.ir.files",
+    "Array": "graphc.frontend.array",
+    "trace": "graphc.frontend.tracer",
+    "compile": "graphc.compiler",
+    **{name: "graphc.transforms" for name in ("grad", "value_and_grad", "vjp", "stop_gradient")},
+    "fit": "graphc.training",
+    **{name: "graphc.callbacks" for name in ("EarlyStopping", "History")},
+    **{name: "graphc.weights" for name in ("save_weights", "load_weights")},
+    "errors": "graphc.errors:",
+    "nn": "graphc.frontend.nn:",
+    "optim": "graphc.frontend.optim:",
+    "init": "graphc.frontend.init:",
+    "losses": "graphc.frontend.losses:",
+}
+
+__all__ = ["__version__", *_PLACES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    place = _PLACES.get(name)
+    if place is None:
+        if name.startswith("__"):
+            raise AttributeError(f"module 'graphc' has no attribute {name!r}")
+        functions = import_module("graphc.frontend.functions")  # the array API's names
+        if name not in functions.NAMES:
+            raise AttributeError(f"module 'graphc' has no attribute {name!r}")
+        value = getattr(functions, name)
+    else:
+        module, _, _itself = place.partition(":")
+        loaded = import_module(module)
+        value = loaded if place.endswith(":") else getattr(loaded, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *import_module("graphc.frontend.functions").NAMES})
