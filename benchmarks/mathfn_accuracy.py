@@ -99,17 +99,20 @@ def inputs(name: str, dtype: DType, count: int, rng: np.random.Generator) -> lis
             signs * spread(rng, 1, 1e5, third),
         ]
     elif name == "pow":
-        base = np.concatenate(
-            [spread(rng, tiny, largest, third), rng.uniform(0.5, 2, third), spread(rng, 0.01, 100, third)]
-        )
+        hard = np.sqrt(2) * rng.choice([0.5, 1.0], third) * (1 + rng.uniform(-0.03, 0.03, third))
+        parts = [
+            spread(rng, tiny, largest, third),
+            rng.uniform(0.5, 2, third),
+            spread(rng, 0.01, 100, third),
+            hard,
+        ]
+        base = np.concatenate(parts).astype(dtype.numpy)
+        reach = rng.uniform(-1, 1, base.size)
+        reach[-third:] = signs * rng.uniform(0.93, 1, third)  # near overflow an error of log2 counts most
         limit = 1074.0 if wide else 149.0
-        power = (
-            rng.uniform(-1, 1, base.size)
-            * limit
-            / np.maximum(np.abs(np.log2(base.astype(dtype.numpy))), 1e-30)
-        )
-        power = np.where(rng.random(base.size) < 0.3, rng.uniform(-3, 3, base.size), power)
-        return [base.astype(dtype.numpy), power.astype(dtype.numpy)]
+        power = reach * limit / np.maximum(np.abs(np.log2(base.astype(np.float64))), 1e-30)
+        power[:third] = np.where(rng.random(third) < 0.5, rng.uniform(-3, 3, third), power[:third])
+        return [base, power.astype(dtype.numpy)]
     elif name == "log1p":
         x = [
             rng.uniform(-1, 3, third),

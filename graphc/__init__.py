@@ -2,8 +2,8 @@
 
 Public names are loaded when they are first used: ``import graphc`` imports neither llvmlite nor networkx.
 
->>> import graphc
->>> graphc.compile(lambda x: graphc.exp(x) - 1, graphc.f32[2])([0.0, 0.0])
+>>> import graphc, numpy as np
+>>> graphc.compile(lambda x: graphc.exp(x) - 1, graphc.f32[2])(np.zeros(2, np.float32))
 array([0., 0.], dtype=float32)
 """
 
@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 
 # name → where it lives; "module:" is the module itself
 _PLACES = {
-    **{name: "graphc.ir.types" for name in ("TensorType", "DType", "f64", "f32", "i64", "i32", "u8", "bool_")},
-    **{name: "graphc.ir.graph" for name in ("Graph",)},
+    **dict.fromkeys(("TensorType", "DType", "f64", "f32", "i64", "i32", "u8", "bool_"), "graphc.ir.types"),
+    "Graph": "graphc.ir.graph",
     "parse": "graphc.ir.parser",
     "interpret": "graphc.ir.interp",
     "verify": "graphc.ir.verify",
@@ -40,10 +40,10 @@ _PLACES = {
     "Array": "graphc.frontend.array",
     "trace": "graphc.frontend.tracer",
     "compile": "graphc.compiler",
-    **{name: "graphc.transforms" for name in ("grad", "value_and_grad", "vjp", "stop_gradient")},
+    **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "fit": "graphc.training",
-    **{name: "graphc.callbacks" for name in ("EarlyStopping", "History")},
-    **{name: "graphc.weights" for name in ("save_weights", "load_weights")},
+    **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
+    **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),
     "errors": "graphc.errors:",
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
@@ -51,7 +51,7 @@ _PLACES = {
     "losses": "graphc.frontend.losses:",
 }
 
-__all__ = ["__version__", *_PLACES]  # noqa: PLE0604
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> object:
@@ -64,8 +64,7 @@ def __getattr__(name: str) -> object:
             raise AttributeError(f"module 'graphc' has no attribute {name!r}")
         value = getattr(functions, name)
     else:
-        module, _, _itself = place.partition(":")
-        loaded = import_module(module)
+        loaded = import_module(place.rstrip(":"))
         value = loaded if place.endswith(":") else getattr(loaded, name)
     globals()[name] = value
     return value

@@ -257,7 +257,7 @@ def _compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     narrow = [a.astype(t.dtype.numpy, copy=False) for a, t in zip(arrays, graph.input_types, strict=True)]
     results = compile_graph(graph)(*narrow)
-    return list(results) if isinstance(results, (tuple, list)) else [results]
+    return [results] if isinstance(results, np.ndarray) else list(results)
 
 
 def _match(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np.ndarray]:

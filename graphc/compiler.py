@@ -73,10 +73,10 @@ class Program:
         clock("verify")
         self.llvm = emit_program(self.plan, target)
         clock("emit")
-        self.object = compile_object(self.llvm, target)
+        self.object_code = compile_object(self.llvm, target)
         clock("llvm")
         info = program_info(self.plan)
-        loaded = load_object(self.object)
+        loaded = load_object(self.object_code)
         self.executable = Executable(loaded.address(f"{info.name}_run"), loaded, info)
         clock("load")
 
@@ -117,12 +117,16 @@ class InterpretedProgram:
 
     def __call__(self, *arrays: object) -> list[np.ndarray]:
         given = [np.asarray(a) for a in arrays]
-        outputs = [
-            given[self._donors[j]] if j in self._donors else aligned_empty(a.shape, a.dtype)
-            for j, a in enumerate(self.info.outputs)
-        ]
+        outputs = self.outputs_for(given)
         self.run(given, outputs)
         return outputs
+
+    def outputs_for(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Memory for the outputs: fresh, or that of the donated inputs."""
+        return [
+            inputs[self._donors[j]] if j in self._donors else aligned_empty(a.shape, a.dtype)
+            for j, a in enumerate(self.info.outputs)
+        ]
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         typed = [np.asarray(x).astype(a.dtype, copy=False) if np.ndim(x) == 0 else np.asarray(x)
@@ -178,9 +182,9 @@ class CompiledFunction:
         return self._native.asm
 
     @property
-    def object(self) -> bytes:
+    def object_code(self) -> bytes:
         """The object file: what was loaded is what can be linked."""
-        return self._native.object
+        return self._native.object_code
 
     @property
     def workspace_bytes(self) -> int:
@@ -220,7 +224,7 @@ class BoundFunction:
         self._bound: Bound | None = None
         if isinstance(program, InterpretedProgram):
             inputs = [np.asarray(a) for a in arrays]
-            outputs = program(*inputs)
+            outputs = program.outputs_for(inputs)
             self._interpreted = lambda: program.run(inputs, outputs)
         else:
             self._bound = program.executable.bind(*arrays)

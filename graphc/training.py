@@ -169,14 +169,14 @@ class _Stepper:
                 target=task.target, threads=task.threads,
             )  # fmt: skip
             self._call = function.bind(run.params, run.buffers, batch.x, batch.y)
-            numbers = self._call.outputs
+            numbers = cast(NumPy, self._call.outputs)
         else:
             function = compile(
                 task.step, run.params, run.buffers, state, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state"), threads=task.threads,
             )  # fmt: skip
             self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
-            numbers = self._call.outputs[3]
+            numbers = cast(tuple[NumPy, NumPy, NumPy, NumPy], self._call.outputs)[3]
         self.function = function
         self.batch = batch
         self.numbers: list[np.ndarray] = list(numbers.values())

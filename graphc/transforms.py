@@ -78,7 +78,7 @@ def vjp(fn: Function, *args: object) -> tuple[object, Callable[[object], tuple[o
 
     >>> y, pullback = vjp(lambda x, w: x * w, np.float32([1, 2]), np.float32([3, 4]))
     >>> pullback(np.float32([1, 10]))
-    (array([3., 40.], dtype=float32), array([1., 20.], dtype=float32))
+    (array([ 3., 40.], dtype=float32), array([ 1., 20.], dtype=float32))
     """
     if current_trace() is None and not _traced_leaves(args):
         outputs = _Direct(fn)(*args)

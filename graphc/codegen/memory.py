@@ -79,7 +79,7 @@ class _Planner:
             if node.op.name == "const":
                 self.places[node.results[0]] = _Place(node.results[0], "constant")
         donors = {j: graph.inputs[i] for i, j in self.donated}
-        order = networkx.DiGraph()
+        order: networkx.DiGraph[Node] = networkx.DiGraph()
         order.add_nodes_from(self.nodes)
         producers = {v: n for n in self.nodes for v in n.results}
         for node in self.nodes:
@@ -102,7 +102,7 @@ class _Planner:
         rank = {n: i for i, n in enumerate(self.nodes)}
         self.nodes = list(networkx.lexicographical_topological_sort(order, key=rank.__getitem__))
 
-    def _may_overwrite(self, donor: Value, value: Value, writer: Node, order: networkx.DiGraph) -> bool:
+    def _may_overwrite(self, donor: Value, value: Value, writer: Node, order: networkx.DiGraph[Node]) -> bool:
         """True if all reads of the donor can come before `writer` stores; the order then says so."""
         position = writer.results.index(value)
         readers = [n for n in self.readers.get(donor, []) if n is not writer]

@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from graphc.frontend.calls import Call
 from graphc.ir.graph import Dense, Value
 from graphc.ir.types import TensorType, bool_, i32, i64, u8
 
-Item = int | slice | Array | np.ndarray | None
+Item = int | slice | Array | np.ndarray | EllipsisType | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def _plan(call: Call, type: TensorType, index: Index) -> tuple[Basic, Advanced |
     position: int | None = None
     dims = iter(range(type.rank))
     for item in items:
+        if isinstance(item, EllipsisType):
+            continue
         if item is None:
             shape.append(1)
             continue
@@ -156,6 +159,8 @@ def _expanded(call: Call, type: TensorType, index: Index) -> list[Item]:
     if used > type.rank:
         raise call.error(ShapeError, f"expected at most {type.rank} indices for {type!r}, got {used}")
     fill: list[Item] = [slice(None)] * (type.rank - used)
+    if ellipsis >= 0 and not fill:
+        fill = [Ellipsis]  # it parts its neighbours even where it stands for no axis
     place = ellipsis if ellipsis >= 0 else len(items)
     return [*items[:place], *fill, *items[place:]]
 

@@ -23,7 +23,7 @@ from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
-    from graphc.compiler import Executable
+    from graphc.compiler import CompiledFunction
     from typing_extensions import Self
 
 Tensor = Array | np.ndarray
@@ -75,7 +75,7 @@ class Module:
     _owner: Module | None
     _name: str
     _version: int
-    _compiled: dict[tuple[object, ...], Executable]
+    _compiled: dict[tuple[object, ...], CompiledFunction]
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         module = super().__new__(cls)

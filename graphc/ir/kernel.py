@@ -33,7 +33,7 @@ Meaning:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
@@ -268,7 +268,7 @@ def index(value: int | Expr) -> Expr:
     return value if isinstance(value, Expr) else Const(i64, int(value))
 
 
-_INTEGER_FOLDS = {
+_INTEGER_FOLDS: dict[str, Callable[[Number, Number], Number]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,

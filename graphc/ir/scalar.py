@@ -42,14 +42,15 @@ def _quiet(fn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
     def call(*args: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return fn(*args)
+            result: np.ndarray = fn(*args)
+        return result
 
     return call
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     half = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + half), half / (1 + half)).astype(np.asarray(x).dtype)
+    return np.asarray(np.where(x >= 0, 1 / (1 + half), half / (1 + half))).astype(np.asarray(x).dtype)
 
 
 def erf_numpy(x: np.ndarray) -> np.ndarray:

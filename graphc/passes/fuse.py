@@ -62,7 +62,7 @@ def fuse(graph: Graph) -> Graph:
 class _Fusion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.outputs = {v for v in graph.outputs}
+        self.outputs = set(graph.outputs)
         self.inputs = {v.node for v in graph.inputs}
         self.compute = [n for n in graph.nodes if self._is_compute(n)]
         computed = set(self.compute)

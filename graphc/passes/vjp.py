@@ -27,15 +27,20 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     >>> from graphc.ir.types import f32
     >>> build = Builder()
     >>> x = build.input(f32[()], "x")
-    >>> print(vjp(build.graph("square", [build.mul(x, x)]), seeds=False))
+    >>> from graphc.ir.printer import print_graph
+    >>> print(print_graph(vjp(build.graph("square", [build.mul(x, x)]), seeds=False), locations=False))
     graphc 1
     graph @square_vjp(%x: f32[]) -> (f32[], %d_x: f32[]) stage differentiated {
       %0 = mul %x, %x : f32[]
-      %1 = add %x, %x : f32[]
-      return %0, %1
+      %1 = const 1.0 : f32[]
+      %2 = mul %1, %x {diagonal} : f32[]
+      %3 = add %2, %2 : f32[]
+      return %0, %3
     }
     """
     targets = _targets(graph, wrt)
+    if not seeds:
+        check_scalar_output(graph)
     build = Builder()
     inputs = [build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs]
     new = dict(zip(graph.inputs, inputs, strict=True))

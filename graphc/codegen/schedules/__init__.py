@@ -12,10 +12,10 @@ from graphc.errors import CompileError
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import Kernel
 
-from .contract import schedule_contract
-from .map_ import schedule_map
-from .reduce import schedule_reduce
-from .scatter import schedule_scatter
+from graphc.codegen.schedules.contract import schedule_contract
+from graphc.codegen.schedules.map_ import schedule_map
+from graphc.codegen.schedules.reduce import schedule_reduce
+from graphc.codegen.schedules.scatter import schedule_scatter
 
 Schedule = Callable[[Graph, Target, Mapping[int, int]], Kernel]
 

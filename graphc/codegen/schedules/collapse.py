@@ -6,7 +6,7 @@ In: a region. Out: the same region with fewer, longer dimensions (row-major buff
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from graphc.ir.graph import Builder, Graph, Value
 from graphc.ir.types import TensorType
@@ -38,7 +38,7 @@ def collapse(region: Graph, domain: Sequence[int], axes: Sequence[int] = ()) -> 
             if tuple(node.ints("axes")) != tuple(axes) or not cover(node.operands[0], tuple(range(rank))):
                 return region
             continue
-        if own is None or node.op.name not in ("const", "iota", "broadcast") and "pointwise" not in node.op.traits:
+        if own is None or (node.op.name not in ("const", "iota", "broadcast") and "pointwise" not in node.op.traits):
             if node.op.name == "const" and node.type.shape == ():
                 continue
             return region
@@ -67,7 +67,15 @@ def collapse(region: Graph, domain: Sequence[int], axes: Sequence[int] = ()) -> 
     return _rebuild(region, domain, axes, merge, covers, level)
 
 
-def _rebuild(region, domain, axes, merge, covers, level):  # type: ignore[no-untyped-def]
+def _rebuild(
+    region: Graph,
+    domain: Sequence[int],
+    axes: Sequence[int],
+    merge: Sequence[bool],
+    covers: Mapping[Value, tuple[int, ...]],
+    level: Callable[[tuple[int, ...]], tuple[int, ...] | None],
+) -> Graph:
+    """The region with each run of dimensions that `merge` joins as one."""
     run_of = [0]
     for may in merge:
         run_of.append(run_of[-1] + (0 if may else 1))
@@ -81,7 +89,7 @@ def _rebuild(region, domain, axes, merge, covers, level):  # type: ignore[no-unt
         return tuple(sorted({runs.index(run_of[d]) for d in dims}))
 
     build = Builder()
-    new = {}
+    new: dict[Value, Value] = {}
     for value in region.inputs:
         dims = covers.get(value)
         shape = value.shape if dims is None else shape_of(dims)

@@ -39,8 +39,8 @@ from graphc.ir.kernel import (
 )
 from graphc.ir.ops.contract import Dimensions, dimensions
 
-from .evaluate import Evaluator, Names
-from .loops import lane_block, lanes_of, nest, parameters
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 
 _MOST_ROWS = 12  # more accumulators hide no more latency
 _DOT_TILE = 4  # 4 x 4 dot products share 8 loads
@@ -181,7 +181,7 @@ class _Contraction:
 
         width = vectors * lanes
         full = columns.extent // width * width
-        statements = []
+        statements: list[Stmt] = []
         if full:
             c = self.names.var("col")
             statements.append(loop(c, 0, full, column_of_tiles(c, vectors, lanes), step=width))
@@ -222,7 +222,7 @@ class _Contraction:
             return self._blocks(self.left.extent, _DOT_TILE, tile)
 
         full = self.right.extent // width * width
-        statements = []
+        statements: list[Stmt] = []
         if full:
             c = self.names.var("col")
             statements.append(loop(c, 0, full, block(c, width), step=width))

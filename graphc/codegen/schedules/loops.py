@@ -12,7 +12,7 @@ from graphc.ir.graph import Graph, Value
 from graphc.ir.kernel import Buffer, Expr, If, Stmt, index, loop
 from graphc.ir.types import DType, f32
 
-from .evaluate import Names
+from graphc.codegen.schedules.evaluate import Names
 
 Body = Callable[[Expr], Sequence[Stmt]]
 

@@ -11,9 +11,9 @@ from graphc.codegen.target import Target
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Expr, Kernel, Stmt, store
 
-from .collapse import collapse
-from .evaluate import Evaluator, Names
-from .loops import lanes_of, nest, parameters, vector_loop
+from graphc.codegen.schedules.collapse import collapse
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lanes_of, nest, parameters, vector_loop
 
 
 def schedule_map(region: Graph, target: Target, in_place: Mapping[int, int]) -> Kernel:

@@ -35,9 +35,9 @@ from graphc.ir.ops.reduce import identity
 from graphc.ir.scalar import PRIMITIVES
 from graphc.ir.types import DType
 
-from .collapse import collapse
-from .evaluate import Evaluator, Names
-from .loops import lane_block, lanes_of, nest, parameters
+from graphc.codegen.schedules.collapse import collapse
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 
 _LARGEST_ROW_BUFFER = 32 * 1024  # bytes on the stack; a longer row is computed again instead
 
