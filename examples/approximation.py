@@ -35,7 +35,7 @@ def approximate(hidden: int, epochs: int, seed: int) -> tuple[nn.Module, graphc.
     x = np.linspace(-2, 2, POINTS, dtype=np.float32)[:, None]
     first = nn.Linear(1, hidden, weight_init=init.uniform(-5, 5), bias_init=init.uniform(-5, 5))
     model = nn.Sequential(first, nn.Tanh(), nn.Linear(hidden, 1))
-    rate = 0.02
+    rate = 0.03
 
     def anneal(run: Run) -> None:
         run.learning_rate = rate / 2 * (1 + np.cos(np.pi * run.epoch / epochs))
@@ -62,12 +62,12 @@ def plot(results: dict[int, tuple[nn.Module, graphc.History]], path: Path) -> No
         print("no plot: matplotlib is not installed (pip install graphc[plot])")
         return
     x = np.linspace(-2, 2, 801, dtype=np.float32)[:, None]
-    colors = [pyplot.get_cmap("viridis")(0.08 + 0.78 * i / max(1, len(results) - 1)) for i in range(len(results))]
+    colors = [pyplot.get_cmap("viridis")(0.05 + 0.65 * i / max(1, len(results) - 1)) for i in range(len(results))]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
              "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 10}  # fmt: skip
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(
-            2, len(results), figsize=(3.1 * len(results), 4.6), squeeze=False, sharex=True, sharey="row",
+            2, len(results), figsize=(3 * len(results) + 0.4, 4.6), squeeze=False, sharex=True, sharey="row",
             height_ratios=(2, 1), layout="constrained",
         )  # fmt: skip
         for column, (hidden, (model, _)) in enumerate(results.items()):
@@ -83,7 +83,8 @@ def plot(results: dict[int, tuple[nn.Module, graphc.History]], path: Path) -> No
             below.set_xlabel("x")
         axes[0, 0].set_ylabel("f(x)")
         axes[1, 0].set_ylabel("residual")
-        axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+        axes[0, 0].set_ylim(-1.4, 1.8)
+        axes[0, 0].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
         figure.suptitle("sin 3x + 0.3 cos 9x by two linear layers with a tanh between")
         figure.savefig(path, dpi=130)
         pyplot.close(figure)
@@ -92,8 +93,8 @@ def plot(results: dict[int, tuple[nn.Module, graphc.History]], path: Path) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Approximate a function of one variable.")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[4, 16, 64], help="sizes (default: 4 16 64)")
-    parser.add_argument("--epochs", type=int, default=1000, help="passes over the 512 points (default: 1000)")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[4, 8, 16, 64], help="sizes (default: 4 8 16 64)")
+    parser.add_argument("--epochs", type=int, default=3000, help="passes over the 512 points (default: 3000)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot (default: out)")
     options = parser.parse_args()

@@ -18,7 +18,6 @@ from graphc.errors import ArgumentError, GraphcError
 from graphc.frontend.checks import is_integer
 from graphc.frontend.modules import Module
 
-
 if TYPE_CHECKING:
     from graphc.compiler import CompiledFunction
 

@@ -256,8 +256,7 @@ def _compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     from graphc.compiler import compile as compile_graph  # llvmlite is loaded only where code is made
 
     narrow = [a.astype(t.dtype.numpy, copy=False) for a, t in zip(arrays, graph.input_types, strict=True)]
-    results = compile_graph(graph)(*narrow)
-    return [results] if isinstance(results, np.ndarray) else list(results)
+    return compile_graph(graph).flat(*narrow)
 
 
 def _match(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np.ndarray]:

@@ -197,9 +197,12 @@ class CompiledFunction:
 
     def __call__(self, *args: object) -> object:
         """The function's outputs on these arguments. Raises `ArgumentError`, `ShapeError` or `DTypeError`."""
-        arrays = self._arrays(args)
+        return self._traced.outputs.unflatten(self.flat(*self._arrays(args)))
+
+    def flat(self, *arrays: object) -> list[np.ndarray]:
+        """The outputs as a list, from the graph's inputs in order: the call without nested structures."""
         run = self._program if isinstance(self._program, InterpretedProgram) else self._program.executable
-        return self._traced.outputs.unflatten(run(*arrays))
+        return run(*arrays)
 
     def bind(self, *args: object) -> BoundFunction:
         """A call with fixed memory: checks once; each call of what it gives is one native call on that memory."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from graphc.compiler import CompiledFunction, compile
-from graphc.transforms import value_and_grad
 
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
+from graphc.compiler import CompiledFunction, compile
 from graphc.data import Batch, Dataset, batch_starts, dataset, split
 from graphc.errors import ArgumentError, GraphcError, ShapeError
 from graphc.frontend.array import Array
@@ -27,6 +26,7 @@ from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import trace
 from graphc.ir.types import TensorType, dtype_of
+from graphc.transforms import value_and_grad
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
 
@@ -99,6 +99,8 @@ def fit(
             f"fit: expected at least one batch of {batch_size} rows, got {len(train)} and drop_last"
         )
     model.fill(seed)
+    if not model.parameters:
+        raise ArgumentError(f"fit: expected a model with parameters to train, got {model!r}")
     task = _Task(model, loss, optimizer, _metrics(metrics), target, threads)
     task.check(train, rows, "data")
     if held is not None:

@@ -321,7 +321,10 @@ class _Direct:
             arrays.append(np.asarray(leaf, type.dtype.numpy))
         args = _tuple(structure.unflatten(arrays))
         try:
-            key = (structure, tuple(types), tuple(sorted(options.items())))
+            constants = tuple(
+                (k, type(v), repr(v), v) for k, v in sorted(options.items())
+            )  # 1, 1.0, True differ
+            key = (structure, tuple(types), constants)
             found = self._compiled.get(key)
         except TypeError:
             raise ArgumentError(
@@ -336,9 +339,10 @@ class _Direct:
         fn = functools.partial(self._fn, **options) if options else self._fn
         try:
             from graphc.compiler import compile
+
+            return compile(fn, *args)
         except ImportError:  # no code generator is installed: the interpreter gives the same numbers
             return _interpreted(fn)
-        return compile(fn, *args)
 
 
 def _interpreted(fn: Function) -> Function:

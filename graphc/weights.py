@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -108,30 +108,22 @@ def _array(what: str, entry: Mapping[str, object]) -> np.ndarray:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = None
+    place = Path(os.path.realpath(path))  # a link stays a link: the file that it names is replaced
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        # O_EXCL: never another's file; mode 0o666 less the process's mask, as of any file that a program writes
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before the data it names
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except OSError as error:
-        raise ArtifactError(
-            f"{path}: save_weights: expected a writable file, got {error.strerror or error}"
-        ) from error
+        text = error.strerror or str(error)
+        raise ArtifactError(f"{path}: save_weights: expected a writable file, got {text}") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # gone already where the rename succeeded
-
-
-def _umask() -> int:
-    """The process's mask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # gone already where the rename succeeded
 
 
 def _package() -> ModuleType:

@@ -177,7 +177,9 @@ def test_check_fails_where_the_two_differ(
     gir: str, npz: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(
-        graphc.cli, "_compiled", lambda graph, given: [np.full((2, 4), np.nan, np.float32), np.int32([6, 7])]
+        graphc.cli,
+        "_compiled",
+        lambda graph, given: [np.full((2, 4), np.nan, np.float32), np.array([6, 7], np.int32)],
     )
     assert main(["run", gir, npz, "--check"]) == 1
     first, second = capsys.readouterr().out.splitlines()
@@ -226,7 +228,11 @@ def _inputs(folder: Path, **arrays: np.ndarray) -> list[str]:
     return ["run", _write(folder / "f.gir", MLP), _savez(folder / "in.npz", **arrays), "--interpret"]
 
 
-GOOD = {"x": np.zeros((2, 3), np.float32), "w": np.zeros((4, 3), np.float32), "k": np.zeros(2, np.int32)}
+GOOD: dict[str, np.ndarray] = {
+    "x": np.zeros((2, 3), np.float32),
+    "w": np.zeros((4, 3), np.float32),
+    "k": np.zeros(2, np.int32),
+}
 
 
 @pytest.mark.parametrize(

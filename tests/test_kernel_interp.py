@@ -24,7 +24,7 @@ def checked(text: str) -> Kernel:
 
 
 def in_lanes(body: str, *arrays: np.ndarray, width: int = 8) -> list[np.ndarray]:
-    """Runs statements in a vector loop over %l, with arrays %x, %y, %z (f32, inout) and %p (i64)."""
+    """Runs statements in a vector loop over %l, with arrays %x, %y, %z (f32, inout)."""
     params = [f"%{n}: f32[{a.size}] inout" for n, a in zip("xyz", arrays)]
     loop = f"for %l = 0 to {width} step 1 vector {{ {body} }}"
     copies = [a.astype(np.float32) for a in arrays]
@@ -93,7 +93,9 @@ def test_functions_keep_their_type_on_lanes_and_single_values(fn: str, dtype: DT
     for binding in ("serial", "vector"):
         out = np.zeros(8, result.numpy)
         loop = f"for %i = 0 to 8 step 1 {binding} {{ store %y[%i] = {fn}({args}) }}"
-        run_kernel(checked(f"kernel @k({', '.join(params)}, %y: {result}[8] out) {{ {loop} }}"), [*columns, out])
+        run_kernel(
+            checked(f"kernel @k({', '.join(params)}, %y: {result}[8] out) {{ {loop} }}"), [*columns, out]
+        )
         np.testing.assert_allclose(out, expected, rtol=1e-6 if primitive.transcendental else 0)
 
 
@@ -109,13 +111,18 @@ def test_casts_truncate_saturate_and_wrap(to: DType) -> None:
         x = np.array(numbers, source.numpy)
         out = np.zeros(len(x), to.numpy)
         loop = f"for %i = 0 to {len(x)} step 1 vector {{ store %y[%i] = cast {to} load %x[%i] }}"
-        run_kernel(checked(f"kernel @k(%x: {source}[{len(x)}] in, %y: {to}[{len(x)}] out) {{ {loop} }}"), [x, out])
+        run_kernel(
+            checked(f"kernel @k(%x: {source}[{len(x)}] in, %y: {to}[{len(x)}] out) {{ {loop} }}"), [x, out]
+        )
         np.testing.assert_array_equal(out, cast_numpy(x, to.numpy))
 
 
 def test_bits_are_reinterpreted() -> None:
     out = np.zeros(2, np.int32)
-    run_kernel(checked("kernel @k(%y: i32[2] out) { store %y[0] = bitcast i32 -0.0 store %y[1] = bitcast i32 nan }"), [out])
+    run_kernel(
+        checked("kernel @k(%y: i32[2] out) { store %y[0] = bitcast i32 -0.0 store %y[1] = bitcast i32 nan }"),
+        [out],
+    )
     assert out.tolist() == [-(2**31), 0x7FC00000]
 
 
@@ -155,7 +162,9 @@ def test_nested_masks_and_else_branches_partition_the_lanes() -> None:
 
 
 def test_inactive_lanes_load_zero_without_touching_memory() -> None:
-    x, total = in_lanes("if %l < 3 { store %y[0] = reduce add (load %x[%l] + 1.0) }", np.array([5, 6, 7]), np.zeros(1))
+    _, total = in_lanes(
+        "if %l < 3 { store %y[0] = reduce add (load %x[%l] + 1.0) }", np.array([5, 6, 7]), np.zeros(1)
+    )
     assert total[0] == 5 + 6 + 7 + 8
 
 
@@ -225,7 +234,7 @@ def test_a_barrier_in_nested_thread_loops_waits_for_all_threads() -> None:
     np.testing.assert_array_equal(y, x[::-1, ::-1] + x)
 
 
-def test_a_barrier_between_thread_loops_orders_nothing_more() -> None:
+def test_a_barrier_between_thread_loops_is_passed() -> None:
     x = np.zeros(4, np.int32)
     loops = "for %i = 0 to 4 step 1 thread { store %x[%i] = 1:i32 } barrier store %x[0] = load %x[3] + 1:i32"
     run_kernel(checked(f"kernel @k(%x: i32[4] inout) {{ for %b = 0 to 1 step 1 block {{ {loops} }} }}"), [x])
@@ -242,7 +251,9 @@ def test_a_barrier_between_thread_loops_orders_nothing_more() -> None:
 )
 def test_a_barrier_that_not_all_threads_reach_is_an_error(body: str) -> None:
     kernel = checked(f"kernel @split() {{ for %t = 0 to 4 step 1 thread {{ {body} }} }}")
-    with pytest.raises(VerifyError, match=r"kernel @split: barrier: expected all threads of %t at the same barrier"):
+    with pytest.raises(
+        VerifyError, match=r"kernel @split: barrier: expected all threads of %t at the same barrier"
+    ):
         run_kernel(kernel, [])
 
 
@@ -306,13 +317,15 @@ def test_bool_buffers_are_numpy_bools_and_scalar_buffers_have_no_index() -> None
         [flag, count],
         [True],
     )
-    assert flag[()] is np.True_ and count == 42
+    assert flag.tolist() is True and count == 42
 
 
 def test_an_intrinsic_means_what_its_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     text = 'kernel @k(%y: f32[2] out) { store %y[0] = intrinsic "test.hypot"(3.0, 4.0) : f32 }'
     out = np.zeros(2, np.float32)
-    with pytest.raises(VerifyError, match=r"kernel @k: intrinsic: expected a name with a numpy meaning .*, got 'test.hypot'"):
+    with pytest.raises(
+        VerifyError, match=r"kernel @k: intrinsic: expected a name with a numpy meaning .*, got 'test.hypot'"
+    ):
         run_kernel(checked(text), [out])
     monkeypatch.setitem(INTRINSICS, "test.hypot", np.hypot)
     run_kernel(checked(text), [out])
@@ -324,23 +337,47 @@ def test_an_intrinsic_means_what_its_table_says(monkeypatch: pytest.MonkeyPatch)
 
 FAULTS = [
     ("store %y[%n] = 1.0", "kernel @k: store: expected 0 <= index < 4 in dimension 0 of %y, got %y[9]"),
-    ("let %t: f32 = load %m[1, %n - 10]", "load: expected 0 <= index < 2 in dimension 1 of %m, got %m[1, -1]"),
+    (
+        "let %t: f32 = load %m[1, %n - 10]",
+        "load: expected 0 <= index < 2 in dimension 1 of %m, got %m[1, -1]",
+    ),
     ("atomic add %y[%n] = 1.0", "atomic: expected 0 <= index < 4 in dimension 0 of %y, got %y[9]"),
     (
         "for %l = 0 to 8 step 1 vector { if %l + %n < 14 { store %y[%l] = 1.0 } }",
         "store: expected 0 <= index < 4 in dimension 0 of %y, got %y[4]",
     ),
-    ("let %t: i64 = select(%n < 4, cast i64 load %y[%n], 0)", "load: expected 0 <= index < 4 in dimension 0 of %y"),
-    ("alloc %r: f32[2] reg let %t: f32 = load %r[1]", "load: expected a store to %r[1] before it is read, got none"),
+    (
+        "let %t: i64 = select(%n < 4, cast i64 load %y[%n], 0)",
+        "load: expected 0 <= index < 4 in dimension 0 of %y",
+    ),
+    (
+        "alloc %r: f32[2] reg let %t: f32 = load %r[1]",
+        "load: expected a store to %r[1] before it is read, got none",
+    ),
     (
         "alloc %r: f32[2,3] stack store %r[0, 1] = 1.0 let %t: f32 = load %r[1, 0]",
         "load: expected a store to %r[1, 0] before it is read, got none",
     ),
-    ("if %n < 0 { store %o[0] = 1.0 } let %t: f32 = load %o[0]", "expected a store to %o[0] before it is read"),
-    ("alloc %r: f32[2] stack atomic add %r[0] = 1.0", "atomic: expected a store to %r[0] before it is read, got none"),
-    ("call @f(%y[%n - 6], %o[0])", "call: expected 0 <= offset <= 2 of the window of %y for %p of @f, got 3 from %y[3]"),
-    ("call @f(%y[0], %y[1])", "call: expected windows for %p and %q of @f that do not overlap, got 1 shared elements"),
-    ("alloc %r: f32[2] stack call @f(%r[0], %o[0])", "kernel @f: load: expected a store to %p[0] before it is read"),
+    (
+        "if %n < 0 { store %o[0] = 1.0 } let %t: f32 = load %o[0]",
+        "expected a store to %o[0] before it is read",
+    ),
+    (
+        "alloc %r: f32[2] stack atomic add %r[0] = 1.0",
+        "atomic: expected a store to %r[0] before it is read, got none",
+    ),
+    (
+        "call @f(%y[%n - 6], %o[0])",
+        "call: expected 0 <= offset <= 2 of the window of %y for %p of @f, got 3 from %y[3]",
+    ),
+    (
+        "call @f(%y[0], %y[1])",
+        "call: expected windows for %p and %q of @f that do not overlap, got 1 shared elements",
+    ),
+    (
+        "alloc %r: f32[2] stack call @f(%r[0], %o[0])",
+        "kernel @f: load: expected a store to %p[0] before it is read",
+    ),
     ("call @again(%y[0])", "kernel @again: load: expected a store to %q[0] before it is read, got none"),
     (
         "for %l = 0 to 4 step 1 vector { if %l > %n { } else { call @f(%y[0], %o[%l]) } }",
@@ -407,15 +444,21 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         run_kernel(kernel, [x, y], [1.5])
     with pytest.raises(ArgumentError, match=r"kernel @k: %x: expected an array, got list"):
         run_kernel(kernel, [[0.0, 0.0], y], [1])  # type: ignore[list-item]
-    with pytest.raises(ShapeError, match=r"kernel @k: %x: expected shape \(2,\) or 2 elements, got shape \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"kernel @k: %x: expected shape \(2,\) or 2 elements, got shape \(3,\)"
+    ):
         run_kernel(kernel, [y, y], [1])
-    with pytest.raises(ShapeError, match=r"kernel @k: %y: expected shape \(2,\) or 3 elements, got shape \(2,\)"):
+    with pytest.raises(
+        ShapeError, match=r"kernel @k: %y: expected shape \(2,\) or 3 elements, got shape \(2,\)"
+    ):
         run_kernel(kernel, [x, x], [1])
     with pytest.raises(DTypeError, match=r"kernel @k: %x: expected f32, got float64"):
         run_kernel(kernel, [x.astype(np.float64), y], [1])
     with pytest.raises(ArgumentError, match=r"%y: expected a contiguous array, which its strides refer to"):
         run_kernel(kernel, [x, np.zeros(6, np.float32)[::2]], [1])
-    with pytest.raises(ArgumentError, match=r"%y: expected an array that may be written, got a read-only one"):
+    with pytest.raises(
+        ArgumentError, match=r"%y: expected an array that may be written, got a read-only one"
+    ):
         run_kernel(kernel, [x, frozen], [1])
 
 
@@ -424,7 +467,9 @@ def test_a_shared_expression_is_evaluated_once() -> None:
     INTRINSICS["test.count"] = lambda x: calls.append(1) or x  # type: ignore[func-returns-value]
     try:
         y = Buffer("y", f64, (1,), access="out")
-        kernel = parse_kernel('kernel @k(%y: f64[1] out) { store %y[0] = intrinsic "test.count"(1.0:f64) : f64 }')
+        kernel = parse_kernel(
+            'kernel @k(%y: f64[1] out) { store %y[0] = intrinsic "test.count"(1.0:f64) : f64 }'
+        )
         value = kernel.body[0].value  # type: ignore[union-attr]
         for _ in range(100):
             value = Apply("mul", (value, value))

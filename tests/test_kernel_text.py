@@ -111,13 +111,13 @@ def test_written_text_is_what_the_printer_prints(name: str) -> None:
 
 
 X, Y, Z = Var("x", f32), Var("y", f32), Var("z", f32)
-I, J, C = Var("i"), Var("a b\n"), Var("c", bool_)
+ROW, J, C = Var("i"), Var("a b\n"), Var("c", bool_)
 B = Buffer("b", f32, (4, 4), (8, 1), "shared", "inout")
 N = Buffer("n", i32, (), access="in")
 
 
 def kernel_of(*body: Stmt) -> Kernel:
-    return Kernel("k", (B, N), body, (X, Y, Z, I, J, C))
+    return Kernel("k", (B, N), body, (X, Y, Z, ROW, J, C))
 
 
 def parsed_expr(expr: Expr) -> Expr:
@@ -131,17 +131,21 @@ def test_every_statement_and_expression_survives_a_round_trip() -> None:
     local = Buffer("r", f32, (2, 8), space="reg", access="local")
     padded = Buffer("p", f32, (4, 4), (5, 1), "shared", "local")
     lanes = Shuffle(X, Y, (0, 3, 1))
-    special = Intrinsic('odd "name"\\', (X, I), f64)
+    special = Intrinsic('odd "name"\\', (X, ROW), f64)
     inner = Kernel("in ner", (), ())
     body = (
         Alloc(local),
         Alloc(padded),
-        loop(Var("l"), 0, 8, [Store(local, (Const(i64, 1), Var("l")), Reduce("max", lanes))], binding="vector"),
-        If(C, (Barrier(),), (Atomic("add", B, (I, J), load(B, 0, I)),)),
+        loop(
+            Var("l"), 0, 8, [Store(local, (Const(i64, 1), Var("l")), Reduce("max", lanes))], binding="vector"
+        ),
+        If(C, (Barrier(),), (Atomic("add", B, (ROW, J), load(B, 0, ROW)),)),
         If(C, (), ()),
-        loop(Var("t"), I, 9, [Let(Var("u", f64), special), Let(Var("w", i32), Bitcast(i32, X))], 3, "thread"),
+        loop(
+            Var("t"), ROW, 9, [Let(Var("u", f64), special), Let(Var("w", i32), Bitcast(i32, X))], 3, "thread"
+        ),
         Call(inner, ()),
-        Call(Kernel("f", (B,), (), (X, I)), ((B, (I, Const(i64, 0))),), (X, I + 1)),
+        Call(Kernel("f", (B,), (), (X, ROW)), ((B, (ROW, Const(i64, 0))),), (X, ROW + 1)),
         Let(Var("s", i64), Cast(i64, Load(N, ()))),
     )
     kernel = kernel_of(*body)
@@ -184,15 +188,15 @@ PARENTHESES = [
     (apply("and", apply("lt", X, Y), apply("ge", Y, Z)), "%x < %y & %y >= %z"),
     (apply("eq", apply("lt", X, Y), C), "(%x < %y) == %c"),
     (apply("eq", C, apply("lt", X, Y)), "%c == (%x < %y)"),
-    (apply("lt", apply("shl", I, I), apply("add", I, I)), "%i << %i < %i + %i"),
-    (apply("shl", I, apply("add", I, I)), "%i << %i + %i"),
-    (apply("mod", apply("floordiv", I, I), I), "%i // %i % %i"),
-    (apply("mod", I, apply("mod", I, I)), "%i % (%i % %i)"),
+    (apply("lt", apply("shl", ROW, ROW), apply("add", ROW, ROW)), "%i << %i < %i + %i"),
+    (apply("shl", ROW, apply("add", ROW, ROW)), "%i << %i + %i"),
+    (apply("mod", apply("floordiv", ROW, ROW), ROW), "%i // %i % %i"),
+    (apply("mod", ROW, apply("mod", ROW, ROW)), "%i % (%i % %i)"),
     (apply("sub", X, Const(f32, -1.0)), "%x - -1.0"),
     (apply("neg", Const(f32, 1.0)), "neg(1.0)"),
     (Cast(f64, apply("add", X, Y)), "cast f64 (%x + %y)"),
     (apply("add", Cast(f64, X), Cast(f64, Y)), "cast f64 %x + cast f64 %y"),
-    (Cast(f32, Reduce("add", load(B, I, 0))), "cast f32 reduce add load %b[%i, 0]"),
+    (Cast(f32, Reduce("add", load(B, ROW, 0))), "cast f32 reduce add load %b[%i, 0]"),
     (apply("select", C, apply("or", C, C), C), "select(%c, %c | %c, %c)"),
 ]
 
@@ -208,7 +212,7 @@ def floats(width: int) -> st.SearchStrategy[float]:
 
 
 LEAVES = st.one_of(
-    st.sampled_from([X, Y, Z, I, J, C]),
+    st.sampled_from([X, Y, Z, ROW, J, C]),
     floats(32).map(lambda v: Const(f32, v)),
     floats(64).map(lambda v: Const(f64, v)),
     st.integers(-(2**63), 2**63 - 1).map(lambda v: Const(i64, v)),
@@ -241,7 +245,9 @@ def test_random_expressions_survive_a_round_trip(expr: Expr) -> None:
 
 
 def test_a_name_is_one_object_after_parsing() -> None:
-    kernel = parse_kernel("kernel @k(%x: f32[4] inout) { for %i = 0 to 4 step 1 serial { store %x[%i] = load %x[%i] } }")
+    kernel = parse_kernel(
+        "kernel @k(%x: f32[4] inout) { for %i = 0 to 4 step 1 serial { store %x[%i] = load %x[%i] } }"
+    )
     (outer,) = kernel.body
     assert isinstance(outer, For)
     (inner,) = outer.body
@@ -298,7 +304,10 @@ REJECTED = [
     ("graph", "1:1: kernel: expected 'kernel', got 'graph'"),
     ("kernel k", "1:8: kernel: expected a kernel's name @name, got 'k'"),
     ("kernel @k() {", "1:14: kernel: expected a statement or '}', got the end of the text"),
-    ("kernel @k() { } kernel @k() { }", "1:24: kernel: expected a new name, got @k, which is already defined"),
+    (
+        "kernel @k() { } kernel @k() { }",
+        "1:24: kernel: expected a new name, got @k, which is already defined",
+    ),
     ("kernel @k(%x: f99[4] in) { }", "1:15: kernel: expected a data type, got 'f99'"),
     ("kernel @k(%x: f32[-4] in) { }", "1:19: kernel: expected a non-negative extent, got '-'"),
     ("kernel @k(%x: f32[4]) { }", "1:21: kernel: expected one of in, out, inout, got ')'"),
@@ -314,7 +323,10 @@ REJECTED = [
     (body("store %x[0] = expp(1.0)"), "store: expected a function, got 'expp' (did you mean 'exp'?)"),
     (body("store %x[0] = exp(1.0, 2.0)"), "2:17: store: expected 1 arguments of exp, got 2"),
     (body("store %x[0] = shuffle(1.0; 0)"), "expected 2 arguments of shuffle, got 1"),
-    (body("let %t: bool = 1 < 2 < 3"), "2:24: let: expected parentheses around one of two comparisons, got '<'"),
+    (
+        body("let %t: bool = 1 < 2 < 3"),
+        "2:24: let: expected parentheses around one of two comparisons, got '<'",
+    ),
     (body("let %t: u8 = 256:u8"), "let: expected a value from 0 to 255, got '256'"),
     (body("let %t: f32 = 1e39"), "let: expected a number that f32 holds, got '1e39'"),
     (body("let %t: i32 = 1.5:i32"), "let: expected an integer of type i32, got '1.5'"),
@@ -323,13 +335,19 @@ REJECTED = [
     (body("let %t: i64 = %t"), "2:17: let: expected a variable in scope, got %t"),
     (body("let %n: i64 = 1"), "2:7: let: expected a new name, got %n, which is already defined"),
     (body("if true { let %t: i64 = 1 } let %u: i64 = %t"), "let: expected a variable in scope, got %t"),
-    (body("for %i = 0 to 4 step 1 fast { }"), "expected one of serial, unroll, vector, parallel, block, thread, got"),
+    (
+        body("for %i = 0 to 4 step 1 fast { }"),
+        "expected one of serial, unroll, vector, parallel, block, thread, got",
+    ),
     (body("alloc %r: f32[4] global"), "alloc: expected one of reg, stack, shared, got 'global'"),
     (body("call @g()"), "2:8: call: expected a kernel that is defined above, got @g"),
     (body('let %"\\q": i64 = 1'), "expected an escape"),
     (body("let %t: i64 = 1 $"), "got '$'"),
     (body("\x00\udcff"), "expected a statement or '}'"),
-    (body("if true { " * (MAX_BLOCKS + 1)), f"if: expected at most {MAX_BLOCKS} nested blocks, got another one"),
+    (
+        body("if true { " * (MAX_BLOCKS + 1)),
+        f"if: expected at most {MAX_BLOCKS} nested blocks, got another one",
+    ),
 ]
 
 
@@ -354,7 +372,9 @@ def test_damaged_text_never_gives_another_exception(name: str, data: st.DataObje
     text = SAMPLES[name].text
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, min(len(text), start + 20)))
-    piece = data.draw(st.one_of(st.text(max_size=4), st.sampled_from(["(", "}", "-", ":", "%i", "9", '"', "load"])))
+    piece = data.draw(
+        st.one_of(st.text(max_size=4), st.sampled_from(["(", "}", "-", ":", "%i", "9", '"', "load"]))
+    )
     damaged = text[:start] + piece + text[stop:]
     for candidate in (damaged, text[:start]):
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from kernel_samples import SAMPLES
 
@@ -121,13 +123,28 @@ RULES = [
     ("atomic mul %y[0] = 1.0", "atomic: expected one of add, min, max, got 'mul'"),
     # loops
     ("for %i = 0 to 4 step 0 serial { }", "for: expected a positive step, got 0"),
-    ("for %i = 0 to %n step 1 vector { }", "for: expected constant bounds of a vector loop, got one that is not"),
-    ("for %i = 0 to %n step 1 unroll { }", "for: expected constant bounds of a unroll loop, got one that is not"),
+    (
+        "for %i = 0 to %n step 1 vector { }",
+        "for: expected constant bounds of a vector loop, got one that is not",
+    ),
+    (
+        "for %i = 0 to %n step 1 unroll { }",
+        "for: expected constant bounds of a unroll loop, got one that is not",
+    ),
     ("for %i = 0 to 8 step 2 vector { }", "for: expected step 1 of a vector loop, got 2"),
     ("for %i = 4 to 4 step 1 vector { }", "for: expected a vector loop of at least one lane, got none"),
-    (f"{LANES} {{ for %i = 0 to 2 step 1 vector {{ }} }}", "for: expected vector loops that do not nest, got one"),
-    (f"{LANES} {{ for %i = 0 to 2 step 1 thread {{ }} }}", "for: expected a thread loop outside of vector loops"),
-    (f"{LANES} {{ for %i = 0 to %l step 1 serial {{ }} }}", "for: expected a bound that is the same for all lanes"),
+    (
+        f"{LANES} {{ for %i = 0 to 2 step 1 vector {{ }} }}",
+        "for: expected vector loops that do not nest, got one",
+    ),
+    (
+        f"{LANES} {{ for %i = 0 to 2 step 1 thread {{ }} }}",
+        "for: expected a thread loop outside of vector loops",
+    ),
+    (
+        f"{LANES} {{ for %i = 0 to %l step 1 serial {{ }} }}",
+        "for: expected a bound that is the same for all lanes",
+    ),
     ("for %i = 1 to 4 step 1 block { }", "for: expected a block loop from 0, got another start"),
     ("for %i = %n to 4 step 1 thread { }", "for: expected a thread loop from 0, got another start"),
     (
@@ -138,8 +155,14 @@ RULES = [
     ("for %i = 0 to 4 step 1 parallel { barrier }", "barrier: expected a barrier outside of parallel loops"),
     # lanes
     ("let %t: f32 = reduce add %a", "let: expected a reduction inside of a vector loop, got one outside"),
-    (f"{LANES} {{ let %t: f32 = reduce sub %a }}", "let: expected one of add, mul, min, max, and, or to reduce with"),
-    (f"{LANES} {{ let %t: f32 = reduce and %a }}", "let: expected integers or bools to reduce with and, got f32"),
+    (
+        f"{LANES} {{ let %t: f32 = reduce sub %a }}",
+        "let: expected one of add, mul, min, max, and, or to reduce with",
+    ),
+    (
+        f"{LANES} {{ let %t: f32 = reduce and %a }}",
+        "let: expected integers or bools to reduce with and, got f32",
+    ),
     ("let %t: f32 = shuffle(%a, %a; 0)", "let: expected a shuffle inside of a vector loop, got one outside"),
     (f"{LANES} {{ let %t: f32 = shuffle(%a, %a; 0, 1) }}", "let: expected 8 lanes of a shuffle, got 2"),
     (
@@ -153,7 +176,10 @@ RULES = [
     # local buffers
     ("alloc %r: f32[4] strides(2) reg", "alloc: expected register buffer %r without strides, got (2,)"),
     ("alloc %r: f32[2,2] strides(1) stack", "alloc: expected 2 strides of %r, got 1"),
-    ("alloc %r: f32[2,2] strides(1, 1) stack", "alloc: expected strides of %r that keep its elements apart, got (1, 1)"),
+    (
+        "alloc %r: f32[2,2] strides(1, 1) stack",
+        "alloc: expected strides of %r that keep its elements apart, got (1, 1)",
+    ),
     ("alloc %r: f32[2] strides(-1) stack", "alloc: expected strides of %r from 0 on, got (-1,)"),
     ("alloc %r: bf16[4] stack", "alloc: expected a data type with arithmetic for %r, got bf16"),
     (
@@ -190,7 +216,10 @@ RULES = [
         f"alloc %r: f32[8] reg store %r[3] = 1.0 {LANES} {{ store %y[%l] = load %r[%l] }}",
         "store: expected register buffer %r accessed by element as before, got by lane",
     ),
-    ("alloc %r: f32[4] reg atomic add %r[0] = 1.0", "atomic: expected an atomic step on memory, got register buffer %r"),
+    (
+        "alloc %r: f32[4] reg atomic add %r[0] = 1.0",
+        "atomic: expected an atomic step on memory, got register buffer %r",
+    ),
     # calls
     ("call @f(%x[0]; %a)", "call: expected 2 windows for @f, got 1"),
     ("call @f(%x[0], %y[0])", "call: expected 1 scalars for @f, got 0"),
@@ -198,15 +227,24 @@ RULES = [
     ("call @f(%w[0], %y[0]; %a)", "call: expected a window of f32 for %p, got i32"),
     ("call @f(%x[0], %x[4]; %a)", "call: expected a buffer that may be written, got 'in' parameter %x"),
     ("call @f(%x[0], %z[4]; %a)", "call: expected a store to 'out' parameter %z before it is read, got none"),
-    ("call @f(%x[3], %y[0]; %a)", "call: expected a window for %p inside %x (6 of 8 elements), got one from element 3"),
+    (
+        "call @f(%x[3], %y[0]; %a)",
+        "call: expected a window for %p inside %x (6 of 8 elements), got one from element 3",
+    ),
     ("call @f(%x[0], %y[0, 0]; %a)", "call: expected 1 indices of %y, got 2"),
     (
         "for %i = 0 to 3 step 1 serial { call @f(%x[%i], %y[%i * 4]; %a) }",
         "call: expected a window for %q inside %y (4 of 8 elements), got one from element 8 at %i = 2",
     ),
     ("call @g(%x[0])", "call: expected a shared buffer for %r, got global buffer %x"),
-    ("alloc %r: f32[8] reg call @f(%r[0], %y[0]; %a)", "call: expected a window of memory, got register buffer %r"),
-    (f"{LANES} {{ call @f(%x[0], %y[0]; %a) }}", "call: expected a call outside of vector loops, got one inside"),
+    (
+        "alloc %r: f32[8] reg call @f(%r[0], %y[0]; %a)",
+        "call: expected a window of memory, got register buffer %r",
+    ),
+    (
+        f"{LANES} {{ call @f(%x[0], %y[0]; %a) }}",
+        "call: expected a call outside of vector loops, got one inside",
+    ),
 ]
 
 
@@ -218,7 +256,7 @@ def test_a_broken_rule_is_named(body: str, message: str) -> None:
 # Rules that only trees built by hand can break
 
 X = Buffer("x", f32, (8,), access="inout")
-I, L = Var("i"), Var("l")
+ROW, LANE = Var("i"), Var("l")
 
 
 def built(*body: Stmt) -> Kernel:
@@ -251,21 +289,21 @@ BUILT = [
     (put(Cast(f32, Const(bool_, 2))), "expected a constant that bool holds, got 2"),
     (put(Cast(f32, Const(bf16, 1.0))), "expected a data type with arithmetic, got bf16"),
     (built(loop(Var("a"), 0, 4, [])), "for: expected a new name, got %a, which is already defined"),
-    (built(loop(I, 0, 4, []), Let(Var("x", i64), Const(i64, 1))), "let: expected a new name, got %x"),
+    (built(loop(ROW, 0, 4, []), Let(Var("x", i64), Const(i64, 1))), "let: expected a new name, got %x"),
     (built(For(Var("i", i32), Const(i64, 0), Const(i64, 4), ())), "for: expected loop variable %i of type i64, got i32"),
-    (built(loop(I, 0, 4, []), store(X, [I], Const(f32, 0.0))), "store: expected a variable in scope, got %i"),
+    (built(loop(ROW, 0, 4, []), store(X, [ROW], Const(f32, 0.0))), "store: expected a variable in scope, got %i"),
     (
         built(If(Const(bool_, True), (Alloc(Buffer("r", f32, (), space="reg", access="local")),)),
               store(Buffer("r", f32, (), space="reg", access="local"), [], Const(f32, 0.0))),
         "store: expected a buffer in scope, got %r",
     ),
-    (built(Alloc(Buffer("r", f32, (8,), access="local"))), "alloc: expected an allocation in reg, stack, shared, got 'global'"),
+    (built(Alloc(Buffer("r", f32, (8,), access="local"))), "alloc: expected an allocation in reg, stack, shared"),
     (built(Alloc(Buffer("r", f32, (8,), space="stack"))), "alloc: expected access 'local' of allocated %r, got 'in'"),
     (built(Alloc(X)), "alloc: expected an allocation in reg, stack, shared, got 'global'"),
-    (built(loop(I, 0, 4, [], binding="fast")), "for: expected one of serial, unroll, vector"),  # type: ignore[arg-type]
-    (built(loop(L, 8, 16, [store(X, [L], Const(f32, 0.0))], binding="vector")), "got 8 at %l = 8"),
+    (built(loop(ROW, 0, 4, [], binding="fast")), "for: expected one of serial, unroll, vector"),  # type: ignore[arg-type]
+    (built(loop(LANE, 8, 16, [store(X, [LANE], Const(f32, 0.0))], binding="vector")), "got 8 at %l = 8"),
     (built(nested(MAX_BLOCKS + 1)), f"expected at most {MAX_BLOCKS} nested blocks"),
-    (Kernel("k", (Buffer("r", f32, (8,), space="reg"),), ()), "k:1: kernel: expected a parameter in memory, got register buffer %r"),
+    (Kernel("k", (Buffer("r", f32, (8,), space="reg"),), ()), "k:1: kernel: expected a parameter in memory, got register"),
     (Kernel("k", (Buffer("r", f32, (8,), access="local"),), ()), "kernel: expected a parameter in, out or inout, got 'local'"),
     (Kernel("k", (X, X), ()), "kernel: expected a new name, got %x, which is already defined"),
 ]  # fmt: skip
@@ -293,7 +331,12 @@ def test_shared_expressions_are_checked_once() -> None:
 
 
 def test_siblings_may_use_a_name_again() -> None:
-    verify_kernel(built(loop(I, 0, 4, [store(X, [I], Const(f32, 0.0))]), loop(I, 4, 8, [store(X, [I], Const(f32, 0.0))])))
+    verify_kernel(
+        built(
+            loop(ROW, 0, 4, [store(X, [ROW], Const(f32, 0.0))]),
+            loop(ROW, 4, 8, [store(X, [ROW], Const(f32, 0.0))]),
+        )
+    )
 
 
 # Bounds
@@ -339,15 +382,18 @@ def test_exactly_the_certain_violations_of_bounds_are_reported(body: str, messag
 
 def test_chains_of_named_values_are_followed_in_linear_time() -> None:
     names = [Var(f"t{n}") for n in range(60)]
-    lets = [Let(names[0], I), *(Let(b, Apply("sub", (Apply("add", (a, a)), a))) for a, b in zip(names, names[1:]))]
-    body = [*lets, store(X, [names[-1]], Const(f32, 0.0))]
-    assert refusal(built(loop(I, 0, 9, body))).endswith("got 8 at %i = 8")
-    verify_kernel(built(loop(I, 0, 8, body)))
+    lets = [
+        Let(names[0], ROW),
+        *(Let(b, Apply("sub", (Apply("add", (a, a)), a))) for a, b in pairwise(names)),
+    ]
+    body: list[Stmt] = [*lets, store(X, [names[-1]], Const(f32, 0.0))]
+    assert refusal(built(loop(ROW, 0, 9, body))).endswith("got 8 at %i = 8")
+    verify_kernel(built(loop(ROW, 0, 8, body)))
 
 
 def test_conditions_on_other_variables_do_not_hide_a_violation() -> None:
     space = Space({"i": range(10), "j": range(1 << 20)}).where(Apply("lt", (Var("j"), Const(i64, 5))), True)
-    assert str(space.outside(I, 9)) == "9 at %i = 9"
+    assert str(space.outside(ROW, 9)) == "9 at %i = 9"
 
 
 def test_storage_reaches_from_the_first_to_the_last_element() -> None:
@@ -359,12 +405,13 @@ def test_storage_reaches_from_the_first_to_the_last_element() -> None:
 
 def test_an_out_parameter_may_be_read_after_a_store_or_a_call_that_writes_it() -> None:
     verify_kernel(written("store %z[0] = 1.0 store %y[0] = load %z[0]"))
-    text = "kernel @f(%q: f32[8] out) { } kernel @k(%z: f32[8] out, %y: f32[1] out) { call @f(%z[0]) store %y[0] = load %z[0] }"
-    verify_kernel(parse_kernel(text))
+    callee = "kernel @f(%q: f32[8] out) { }"
+    caller = "kernel @k(%z: f32[8] out, %y: f32[1] out) { call @f(%z[0]) store %y[0] = load %z[0] }"
+    verify_kernel(parse_kernel(callee + caller))
 
 
 def test_loads_inside_of_a_reduction_are_checked() -> None:
-    body = loop(L, 0, 9, [Let(Var("t", f32), Reduce("add", Load(X, (L,))))], binding="vector")
+    body = loop(LANE, 0, 9, [Let(Var("t", f32), Reduce("add", Load(X, (LANE,))))], binding="vector")
     assert refusal(built(body)).endswith("got 8 at %l = 8")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from graphc.transforms import grad
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend import nn
@@ -15,6 +14,7 @@ from graphc.frontend.losses import check_labels
 from graphc.frontend.tracer import trace
 from graphc.ir.interp import interpret
 from graphc.ir.types import bool_, f32, f64, i32
+from graphc.transforms import grad
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 3, (6, 4))

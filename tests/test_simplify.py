@@ -243,8 +243,8 @@ def test_rules_that_undo_each_other_and_rules_that_grow_come_to_an_end() -> None
     build = Builder()
     x, y = build.input(f32[3], "x"), build.input(f32[3], "y")
     graph = build.graph("f", [build.add(x, y)])
-    arrays = [np.float32([1, 2, 3]), np.float32([4, 5, 6])]
-    np.testing.assert_array_equal(interpret(apply(graph, [to_sub, to_add]), arrays)[0], np.float32([5, 7, 9]))
+    arrays = [np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32)]
+    np.testing.assert_array_equal(interpret(apply(graph, [to_sub, to_add]), arrays)[0], [5, 7, 9])
 
 
 def test_fused_regions_are_left_alone() -> None:

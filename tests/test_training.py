@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from graphc.callbacks import History
-from graphc.data import Dataset, batch_starts, dataset, split
+from graphc.data import Batch, Dataset, batch_starts, dataset, split
 from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError
 from graphc.frontend import init, nn, optim
 from graphc.frontend.array import Array
@@ -271,6 +271,29 @@ def test_ctrl_c_keeps_history_and_the_best_weights() -> None:
     np.testing.assert_array_equal(model.parameters["0.weight"], script.weights[1])
 
 
+def test_ctrl_c_within_an_epoch_keeps_the_completed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    gather, calls = Batch.gather, []
+
+    def interrupted(batch: Batch, rows: np.ndarray) -> None:
+        calls.append(rows)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        gather(batch, rows)
+
+    monkeypatch.setattr(Batch, "gather", interrupted)
+    model = linear()
+    history = train(model)
+    assert history.stopped == "interrupted" and history.epochs == 1 and len(history["loss"]) == 1
+    weight, _, _ = sgd_by_hand(
+        *linear().parameters.values(),
+        X,
+        Y,
+        [orders(0, 1, 22)[0], orders(0, 2, 22)[1][:8]],
+        momentum=0.0,
+    )
+    np.testing.assert_allclose(model.parameters["0.weight"], weight, rtol=1e-12)
+
+
 # -- what goes wrong ----------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +373,8 @@ def test_settings_that_make_no_sense_are_named() -> None:
         train(linear(), epochs=0)
     with pytest.raises(ArgumentError, match=r"fit: batch_size: expected an integer of at least 1, got 2.5"):
         train(linear(), batch_size=2.5)
+    with pytest.raises(ArgumentError, match=r"fit: expected a model with parameters to train, got ReLU\(\)"):
+        train(nn.ReLU())
     with pytest.raises(ArgumentError, match="expected at least one batch of 64 rows, got 22 and drop_last"):
         train(linear(), batch_size=64, drop_last=True)
     with pytest.raises(ShapeError, match=r"fit: loss: expected a scalar, got f64\[8,2\]"):

@@ -47,6 +47,13 @@ def test_a_file_says_that_graphc_wrote_it_and_keeps_ordinary_permissions(tmp_pat
     assert (tmp_path / "w").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    save_weights({"w": np.float32([7])}, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and sorted(os.listdir(tmp_path)) == ["link", "real"]
+    np.testing.assert_array_equal(load_weights(tmp_path / "real")["w"], [7])
+
+
 def test_a_model_loads_what_another_one_saved(tmp_path: Path) -> None:
     first, second = model().init(1), model().init(2)
     first.save(tmp_path / "m.safetensors")

@@ -62,8 +62,8 @@ def gelu(x: Array, approximate: str = "none") -> Array:
 
 
 def shifted(x: Array, dim: int) -> Array:
-    """x minus its maximum along a dimension: exp can't overflow; the shift cancels, so no derivative flows through it."""
-    return x - F.stop_gradient(F.max(x, axis=dim, keepdims=True))
+    """x minus its maximum along a dimension, so that exp can't overflow; the shift cancels: no derivative through it."""
+    return x - F.expand_dims(F.stop_gradient(F.max(x, axis=dim)), axis=dim)
 
 
 def softmax(x: Array, dim: int = -1) -> Array:

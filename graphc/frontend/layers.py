@@ -13,7 +13,8 @@ from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.init import Initializer, fan_in_uniform
-from graphc.frontend.modules import Module, Parameter
+from graphc.frontend.modules import Module
+from graphc.frontend.parameters import Parameter
 from graphc.ir.loc import here
 from graphc.ir.types import DType, f32
 

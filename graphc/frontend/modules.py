@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
-    from graphc.compiler import CompiledFunction
     from typing_extensions import Self
+
+    from graphc.compiler import CompiledFunction
 
 Tensor = Array | np.ndarray
 Flat = Mapping[str, Tensor]
@@ -40,6 +41,15 @@ class _Call:
     key: Array | None = None
     train: bool = False
     explicit: bool = False  # under `apply`: buffers may be assigned, since the new ones are returned
+
+
+@dataclass(frozen=True, eq=False)
+class _Compiled:
+    """A model's own compiled functions, for the modules as they are and each type of the inputs."""
+
+    structure: tuple[tuple[str, Module, int], ...]
+    dtype: DType
+    functions: dict[tuple[TensorType, ...], CompiledFunction]
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("graphc_module_call", default=None)
@@ -75,7 +85,7 @@ class Module:
     _owner: Module | None
     _name: str
     _version: int
-    _compiled: dict[tuple[object, ...], CompiledFunction]
+    _compiled: _Compiled | None
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         module = super().__new__(cls)
@@ -84,7 +94,7 @@ class Module:
             ("_owner", None),
             ("_name", ""),
             ("_version", 0),
-            ("_compiled", {}),
+            ("_compiled", None),
         ):
             object.__setattr__(module, name, value)
         return module
@@ -368,27 +378,28 @@ class Module:
 
     def _run(self, inputs: Sequence[object]) -> Array:
         from graphc.compiler import (
-            compile,
-        )  # the compiler knows every room; a model needs it to run by itself
+            compile,  # the driver above this room: a model that runs by itself needs it
+        )
 
-        arrays = [_input_array(x, self.dtype) for x in inputs]
-        structure = tuple((module, module._version) for _, module in self.named_modules())
-        key = (structure, *(TensorType(dtype_of(a.dtype), a.shape) for a in arrays))
-        params, buffers = self.parameters, self.buffers
-        executable = self._compiled.get(key)
-        if executable is None:
-            if self._compiled and next(iter(self._compiled))[0] != structure:
-                self._compiled.clear()  # a layer was changed: what was compiled for the old one is of no use
+        structure = tuple((path, module, module._version) for path, module in self.named_modules())
+        if self._compiled is None or self._compiled.structure != structure:
+            # a layer was changed, added or taken away: what was compiled before is of no use
+            object.__setattr__(self, "_compiled", _Compiled(structure, self.dtype, {}))
+        assert self._compiled is not None
+        arrays = [_input_array(x, self._compiled.dtype) for x in inputs]
+        types = tuple(TensorType(dtype_of(a.dtype), a.shape) for a in arrays)
+        function = self._compiled.functions.get(types)
+        if function is None:
 
-            def model(params: Flat, state: Flat, inputs: Sequence[Array]) -> Array:
-                return self.apply(params, state, *inputs)[0]
+            def model(*inputs: Array) -> Array:
+                return self(*inputs)
 
-            executable = self._compiled[key] = compile(model, params, buffers, arrays)
-        return executable(params, buffers, arrays)  # type: ignore[no-any-return]
+            function = self._compiled.functions[types] = compile(model, *arrays)
+        return cast("Array", function(*arrays))
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and pickles hold: all but compiled code."""
-        return {**self.__dict__, "_compiled": {}}
+        return {**self.__dict__, "_compiled": None}
 
     # -- text -------------------------------------------------------------------------------------------------
 

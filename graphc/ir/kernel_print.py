@@ -293,6 +293,7 @@ def _expr(node: Expr, texts: dict[int, tuple[str, int]]) -> tuple[str, int]:
 def print_const(node: Const) -> str:
     """A constant: ``3`` is i64, ``3.0`` f32 in its shortest spelling, ``true`` bool; others name their type.
 
+    >>> from graphc.ir.types import f64
     >>> print_const(Const(f32, float(np.float32(0.1)))), print_const(Const(f64, 0.1)), print_const(Const(i64, -3))
     ('0.1', '0.1:f64', '-3')
     """

@@ -59,6 +59,7 @@ def verify_kernel(kernel: Kernel) -> None:
 
     Raises `VerifyError` at the first rule that is broken.
 
+    >>> from graphc.ir.types import f32
     >>> x = Buffer("x", f32, (8,), access="in")
     >>> verify_kernel(Kernel("k", (x,), (Store(x, (Const(i64, 0),), Const(f32, 1.0)),)))
     Traceback (most recent call last):
@@ -74,7 +75,7 @@ def verify_kernel(kernel: Kernel) -> None:
 def storage_size(buffer: Buffer) -> int:
     """The number of elements from the first of a buffer to its last, gaps included.
 
-    >>> storage_size(Buffer("x", f32, (2, 3), strides=(8, 1)))
+    >>> storage_size(Buffer("x", i64, (2, 3), strides=(8, 1)))
     11
     """
     if 0 in buffer.shape:
@@ -85,7 +86,7 @@ def storage_size(buffer: Buffer) -> int:
 def data_type_problem(fn: str, dtype: DType) -> str:
     """What arguments a function wants, if not this data type; else nothing.
 
-    >>> data_type_problem("sqrt", i64), data_type_problem("add", f32)
+    >>> data_type_problem("sqrt", i64), data_type_problem("add", i64)
     ('floats', '')
     """
     if fn in _ANY:

@@ -86,17 +86,14 @@ def _floordiv_integers(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _mod_integers(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.where(y == 0, 0, np.remainder(x, np.where(y == 0, 1, y))).astype(np.asarray(x).dtype)
+    safe = np.where(y == 0, 1, y)
+    return np.asarray(np.where(y == 0, 0, np.remainder(x, safe))).astype(np.asarray(x).dtype)
 
 
 def _fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     if np.asarray(x).dtype == np.float32:  # the product is exact in f64; one more rounding remains in the sum
-        return (np.float64(x) * np.float64(y) + np.float64(z)).astype(np.float32)
-    return x * y + z
-
-
-def _shift_left(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.left_shift(x, y)
+        return np.asarray(np.float64(x) * np.float64(y) + np.float64(z)).astype(np.float32)
+    return np.asarray(x * y + z)
 
 
 def _like_x(fn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -135,7 +132,7 @@ def _table() -> dict[str, Primitive]:
     add("or", 2, np.bitwise_or, r"{0} \vee {1}")
     add("xor", 2, np.bitwise_xor, r"{0} \oplus {1}")
     add("not", 1, np.invert, r"\neg {0}")
-    add("shl", 2, _shift_left, r"{0} \ll {1}")
+    add("shl", 2, np.left_shift, r"{0} \ll {1}")
     add("shr", 2, np.right_shift, r"{0} \gg {1}")  # arithmetic for signed, logical for unsigned
     add("select", 3, np.where, r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}")
     for name, fn, latex in (
@@ -369,7 +366,7 @@ def to_numpy(tree: Scalar, args: Sequence[np.ndarray], default: DType | None = N
 
     def of_node(node: Scalar, values: list[np.ndarray]) -> np.ndarray:
         if node.fn == "const":
-            return types[id(node)].numpy.type(node.value)
+            return np.asarray(types[id(node)].numpy.type(node.value))
         if node.fn == "cast":
             return cast_numpy(values[0], types[id(node)].numpy)
         if node.fn == "bitcast":
