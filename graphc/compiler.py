@@ -24,6 +24,7 @@ from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_func
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
+from graphc.ir.types import TensorType
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
 from graphc.runtime.executable import Bound, Executable, aligned_empty
@@ -99,6 +100,10 @@ class _Clock:
         self._last = now
 
 
+def _infos(names: Sequence[str], types: Sequence[TensorType]) -> tuple[ArrayInfo, ...]:
+    return tuple(ArrayInfo(n, t.dtype.numpy_name, t.shape) for n, t in zip(names, types, strict=True))
+
+
 class InterpretedProgram:
     """The same interface as a native program, run by the numpy interpreter: the oracle."""
 
@@ -108,8 +113,8 @@ class InterpretedProgram:
         names = graph.output_names or tuple(f"output{i}" for i in range(len(graph.outputs)))
         self.info = ProgramInfo(
             graph.name,
-            tuple(ArrayInfo(n, t.dtype.numpy_name, t.shape) for n, t in zip(graph.input_names, graph.input_types, strict=True)),
-            tuple(ArrayInfo(n, t.dtype.numpy_name, t.shape) for n, t in zip(names, graph.output_types, strict=True)),
+            _infos(graph.input_names, graph.input_types),
+            _infos(names, graph.output_types),
             0,
             donated,
         )
@@ -370,6 +375,11 @@ def _dump(compiled: CompiledFunction, folder: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for number, (stage, graph) in enumerate(compiled.stages.items()):
         save_graph(graph, place / f"{number:02d}-{stage}.gir")
-    texts = {"kernels.txt": "\n\n".join(map(str, compiled.kernels)), "plan.txt": str(compiled.plan), "program.ll": compiled.llvm, "program.s": compiled.asm}
+    texts = {
+        "kernels.txt": "\n\n".join(map(str, compiled.kernels)),
+        "plan.txt": str(compiled.plan),
+        "program.ll": compiled.llvm,
+        "program.s": compiled.asm,
+    }
     for number, (file, text) in enumerate(texts.items(), len(compiled.stages)):
         (place / f"{number:02d}-{file}").write_text(text + "\n")

@@ -321,9 +321,8 @@ class _Direct:
             arrays.append(np.asarray(leaf, type.dtype.numpy))
         args = _tuple(structure.unflatten(arrays))
         try:
-            constants = tuple(
-                (k, type(v), repr(v), v) for k, v in sorted(options.items())
-            )  # 1, 1.0, True differ
+            # repr and class tell 1, 1.0 and True apart
+            constants = tuple((k, v.__class__, repr(v), v) for k, v in sorted(options.items()))
             key = (structure, tuple(types), constants)
             found = self._compiled.get(key)
         except TypeError:

@@ -193,6 +193,8 @@ def test_keyword_arguments_are_constants() -> None:
     call = grad(loss)
     np.testing.assert_array_equal(call(np.ones((2, 3), np.float32), scale=3.0, axis=1), np.full((2, 3), 3))
     np.testing.assert_array_equal(call(np.ones((2, 3), np.float32), scale=4.0), np.full((2, 3), 4))
+    exact = grad(lambda x, power=1: x**power)
+    assert (exact(3.0, power=2), exact(3.0, power=2.0), exact(3.0, power=1)) == (6.0, 6.0, 1.0)
     with pytest.raises(
         ArgumentError, match=r"expected keyword arguments that are plain constants, got scale; pass arrays"
     ):

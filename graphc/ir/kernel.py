@@ -301,7 +301,14 @@ def store(buffer: Buffer, indices: Sequence[Expr | int], value: Expr) -> Store:
     return Store(buffer, tuple(index(i) for i in indices), value)
 
 
-def loop(var: Var, start: Expr | int, stop: Expr | int, body: Sequence[Stmt], step: int = 1, binding: Binding = "serial") -> For:
+def loop(
+    var: Var,
+    start: Expr | int,
+    stop: Expr | int,
+    body: Sequence[Stmt],
+    step: int = 1,
+    binding: Binding = "serial",
+) -> For:
     return For(var, index(start), index(stop), tuple(body), step, binding)
 
 

@@ -207,11 +207,18 @@ def pointwise(
     return register(
         OpDef(
             name, infer, reference, arity, expr=tree, diagonal=diagonal, no_derivative=no_derivative, kink=kink,
-            latex=latex or (PRIMITIVES[tree.fn].latex if tree.fn == name else scalar.to_latex(tree, ["{0}", "{1}", "{2}"][:arity], latex_of)),
+            latex=latex or _template(name, tree, arity),
             doc=doc or inspect.cleandoc(expr.__doc__ or ""), traits=frozenset({"pointwise"}),
             dtypes=tuple(dtypes), samples=per_operand,
         )
     )  # fmt: skip
+
+
+def _template(name: str, tree: Scalar, arity: int) -> str:
+    """The LaTeX of an op that states none: its primitive's, or its expression's."""
+    if tree.fn == name:
+        return PRIMITIVES[name].latex
+    return scalar.to_latex(tree, ["{0}", "{1}", "{2}"][:arity], latex_of)
 
 
 def expression_of(name: str) -> Scalar | None:

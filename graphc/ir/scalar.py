@@ -77,7 +77,9 @@ def erf_numpy(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x64), np.nan, y).astype(np.asarray(x).dtype)
 
 
-def _integer_or_float(of_integers: Callable[..., np.ndarray], of_floats: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def _integer_or_float(
+    of_integers: Callable[..., np.ndarray], of_floats: Callable[..., np.ndarray]
+) -> Callable[..., np.ndarray]:
     return lambda x, y: (of_floats if np.asarray(x).dtype.kind == "f" else of_integers)(x, y)
 
 
@@ -104,7 +106,14 @@ def _table() -> dict[str, Primitive]:
     same, boolean = "same", "bool"
     rows: list[Primitive] = []
 
-    def add(name: str, arity: int, fn: Callable[..., np.ndarray], latex: str, result: str = same, lowered: bool = False) -> None:
+    def add(
+        name: str,
+        arity: int,
+        fn: Callable[..., np.ndarray],
+        latex: str,
+        result: str = same,
+        lowered: bool = False,
+    ) -> None:
         rows.append(Primitive(name, arity, _quiet(fn), latex, result, lowered))  # type: ignore[arg-type]
 
     add("add", 2, np.add, "{0} + {1}")

@@ -78,7 +78,7 @@ class _Fusion:
             self.group_of[node] = self._alone(node)
             # The contraction that makes the cotangent comes first: its store is free.
             producers = sorted(
-                {self.group_of[v.node] for operand in node.operands for v in self._sources(operand) if v.node in self.group_of},
+                {self.group_of[v.node] for o in node.operands for v in self._sources(o) if v.node in self.group_of},
                 key=lambda g: (("contract", "reduce", "map", "scatter").index(g.kind), -g.nodes[-1].serial),
             )
             for producer in producers:
@@ -231,7 +231,8 @@ class _Fusion:
                 new.update(zip(node.results, copy.results, strict=True))
         for group in self._ordered():
             operands, results, region = self._region(group)
-            loc = next((n.loc for n in group.nodes if n.op.traits & {"contraction", "reduction", "scatter"}), group.nodes[-1].loc)
+            main = {"contraction", "reduction", "scatter"}
+            loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)
             new.update(zip(results, node.results, strict=True))

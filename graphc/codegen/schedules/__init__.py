@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from graphc.codegen.target import Target
-from graphc.errors import CompileError
-from graphc.ir.graph import Graph, Node, Value
-from graphc.ir.kernel import Kernel
-
 from graphc.codegen.schedules.contract import schedule_contract
 from graphc.codegen.schedules.map_ import schedule_map
 from graphc.codegen.schedules.reduce import schedule_reduce
 from graphc.codegen.schedules.scatter import schedule_scatter
+from graphc.codegen.target import Target
+from graphc.errors import CompileError
+from graphc.ir.graph import Graph, Node, Value
+from graphc.ir.kernel import Kernel
 
 Schedule = Callable[[Graph, Target, Mapping[int, int]], Kernel]
 

@@ -20,6 +20,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import (
@@ -38,9 +40,6 @@ from graphc.ir.kernel import (
     store,
 )
 from graphc.ir.ops.contract import Dimensions, dimensions
-
-from graphc.codegen.schedules.evaluate import Evaluator, Names
-from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 
 _MOST_ROWS = 12  # more accumulators hide no more latency
 _DOT_TILE = 4  # 4 x 4 dot products share 8 loads

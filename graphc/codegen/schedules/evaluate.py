@@ -13,7 +13,20 @@ from dataclasses import dataclass, field
 
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph, Node, Value
-from graphc.ir.kernel import Apply, Buffer, Cast, Const, Expr, Let, Load, Stmt, Var, constant, from_scalar, index
+from graphc.ir.kernel import (
+    Apply,
+    Buffer,
+    Cast,
+    Const,
+    Expr,
+    Let,
+    Load,
+    Stmt,
+    Var,
+    constant,
+    from_scalar,
+    index,
+)
 from graphc.ir.opdef import primitive_expression
 from graphc.ir.types import i64
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from graphc.codegen.schedules.evaluate import Names
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Value
 from graphc.ir.kernel import Buffer, Expr, If, Stmt, index, loop
 from graphc.ir.types import DType, f32
-
-from graphc.codegen.schedules.evaluate import Names
 
 Body = Callable[[Expr], Sequence[Stmt]]
 

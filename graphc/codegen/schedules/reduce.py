@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from graphc.codegen.schedules.collapse import collapse
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import (
@@ -34,10 +37,6 @@ from graphc.ir.kernel import (
 from graphc.ir.ops.reduce import identity
 from graphc.ir.scalar import PRIMITIVES
 from graphc.ir.types import DType
-
-from graphc.codegen.schedules.collapse import collapse
-from graphc.codegen.schedules.evaluate import Evaluator, Names
-from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
 
 _LARGEST_ROW_BUFFER = 32 * 1024  # bytes on the stack; a longer row is computed again instead
 
@@ -93,7 +92,7 @@ class _Reduction:
         return value.shape == self.domain and bool(self.axes)
 
     def _phases(self) -> dict[Value, int]:
-        phase: dict[Value, int] = {v: 0 for v in self.region.inputs}
+        phase: dict[Value, int] = dict.fromkeys(self.region.inputs, 0)
         for node in self.region.nodes:
             own = max((phase[v] for v in node.operands), default=0)
             if "reduction" in node.op.traits:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lanes_of, nest, parameters, vector_loop
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Apply, Cast, Expr, If, Kernel, Load, Stmt, index, store
 from graphc.ir.types import i64
-
-from graphc.codegen.schedules.evaluate import Evaluator, Names
-from graphc.codegen.schedules.loops import lanes_of, nest, parameters, vector_loop
 
 
 def schedule_scatter(region: Graph, target: Target, in_place: Mapping[int, int]) -> Kernel:
