@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.config import config
-from graphc.errors import ArgumentError
+from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
+from graphc.ir.loc import here
 from graphc.ir.types import TensorType
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
@@ -87,6 +88,17 @@ class Program:
         from graphc.codegen.object import compile_assembly
 
         return compile_assembly(self.llvm, self.target)
+
+
+class _AtTheCaller:
+    """Errors about arguments begin with the line that made the call."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (ArgumentError, ShapeError, DTypeError)):
+            raise type(error)(f"{here().prefix}{error}") from None
 
 
 class _Clock:
@@ -207,17 +219,23 @@ class CompiledFunction:
     def flat(self, *arrays: object) -> list[np.ndarray]:
         """The outputs as a list, from the graph's inputs in order: the call without nested structures."""
         run = self._program if isinstance(self._program, InterpretedProgram) else self._program.executable
-        return run(*arrays)
+        with _AtTheCaller():
+            return run(*arrays)
 
     def bind(self, *args: object) -> BoundFunction:
         """A call with fixed memory: checks once; each call of what it gives is one native call on that memory."""
-        return BoundFunction(self._traced, self._program, self._arrays(args))
+        arrays = self._arrays(args)
+        with _AtTheCaller():
+            return BoundFunction(self._traced, self._program, arrays)
 
     def _arrays(self, args: Sequence[object]) -> list[object]:
         structure = self._traced.inputs
-        if len(args) != len(structure.children):
-            raise ArgumentError(f"{self.graph.name}: expected {len(structure.children)} arguments, got {len(args)}")
-        leaves = structure.match(tuple(args), self.graph.name)
+        with _AtTheCaller():
+            if len(args) != len(structure.children):
+                raise ArgumentError(
+                    f"{self.graph.name}: expected {len(structure.children)} arguments, got {len(args)}"
+                )
+            leaves = structure.match(tuple(args), self.graph.name)
         return [*leaves, *(p.array for p in self._traced.parameters)]
 
     def __repr__(self) -> str:
