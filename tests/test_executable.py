@@ -258,7 +258,7 @@ class Entry:
     """`NAME_run` by its bare pointers."""
 
     def __init__(self, program: Program) -> None:
-        self.keep = load_object(program.object)
+        self.keep = load_object(program.object_code)
         self.info: ProgramInfo = program.executable.info
         signature = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)
         self.run = signature(self.keep.address(f"{self.info.name}_run"))
@@ -323,7 +323,7 @@ def test_status_becomes_an_error_with_its_reason() -> None:
 
 def test_info_in_the_object_is_what_the_program_says() -> None:
     program = program_of(layer())
-    loaded = load_object(program.object)
+    loaded = load_object(program.object_code)
     address = loaded.address("layer_info")
     version, length = (ctypes.c_int32 * 2).from_address(address)
     text = ctypes.string_at(address + 8).decode()

@@ -1,11 +1,6 @@
 """From a PLAN to one LLVM module: kernels, constants, the entry function and the info constant.
 
-In: a plan, a target, and the text by which the program describes itself. Out: LLVM text whose object needs nothing, has
-no writable data, and shows two symbols: ``NAME_run`` and ``NAME_info``.
-
-The entry is ``int32_t NAME_run(const void *const *inputs, void *const *outputs, void *workspace, const
-graphc_context *ctx)``. It checks all pointers before it writes anything, runs the steps one after the other, and gives
-one of the status codes below. `NAME_info` is the constant ``{ int32 version, int32 bytes of text, char text[] }``.
+In: a plan and a target. Out: LLVM text whose object needs nothing and shows two symbols, ``NAME_run`` and ``NAME_info``.
 """
 
 from __future__ import annotations
@@ -14,16 +9,10 @@ import re
 
 import numpy as np
 
-from graphc.codegen import emit_math
-from graphc.codegen.emitter import emit_function, helper_functions, module_header
+from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.target import Target
-from graphc.errors import CompileError, TargetError
-from graphc.ir.kernel import Kernel
-from graphc.ir.kernel_print import callees
-from graphc.ir.plan import ALIGNMENT, CallStep, Plan, PlanBuffer
-
-ABI_VERSION = 1
-SUCCESS, NULL_ARRAY, BAD_WORKSPACE, NOT_DONATED = range(4)  # what the entry returns
+from graphc.ir.plan import ALIGNMENT, CopyStep, Plan, PlanBuffer
+from graphc.runtime.abi import VERSION, ArrayInfo, ProgramInfo
 
 
 def identifier(name: str) -> str:
@@ -36,123 +25,120 @@ def identifier(name: str) -> str:
     return text if not text[0].isdigit() else f"g_{text}"
 
 
-def emit_program(plan: Plan, target: Target, info: str) -> str:
-    """The LLVM text of the whole program; `info` is the text in `NAME_info`.
+def program_info(plan: Plan) -> ProgramInfo:
+    """What callers need to know, as plain data."""
 
-    Raises `TargetError` where the target runs kernels by launches, and what the emitter raises for a kernel.
-    """
-    if target.positions["thread"]:
-        raise TargetError(f"target {target.name!r}: expected one that runs a whole program, got one that launches kernels")
-    functions = [emit_function(kernel, target, linkage="internal") for kernel in _all_kernels(plan)]
-    helpers = {name for name in emit_math.HELPERS for text in functions if f"@graphc.{name}(" in text}
-    text = info.encode() + b"\0"
-    constants = [
-        f"{_constant(b)} = internal unnamed_addr constant [{max(b.type.bytes, 1)} x i8] "
-        f'c"{_escaped(_data(plan.constants[b.name]))}", align {ALIGNMENT}'
-        for b in plan.buffers
-        if b.kind == "constant"
-    ]
-    info_constant = (
-        f"@{identifier(plan.name)}_info = constant {{ i32, i32, [{len(text)} x i8] }} "
-        f'{{ i32 {ABI_VERSION}, i32 {len(text) - 1}, [{len(text)} x i8] c"{_escaped(text)}" }}, align 8'
+    def info(buffer: PlanBuffer, name: str) -> ArrayInfo:
+        return ArrayInfo(name, buffer.type.dtype.numpy_name, buffer.type.shape)
+
+    inputs = sorted(plan.of_kind("input"), key=lambda b: b.position)
+    own = {b.position: info(b, plan.output_names[b.position]) for b in plan.of_kind("output")}
+    for i, j in plan.donated:  # an output that is a donated input passes through without a buffer of its own
+        own.setdefault(j, info(inputs[i], plan.output_names[j]))
+    return ProgramInfo(
+        identifier(plan.name),
+        tuple(info(b, plan.input_names[b.position]) for b in inputs),
+        tuple(own[j] for j in sorted(own)),
+        plan.workspace_bytes,
+        plan.donated,
     )
-    parts = [module_header(target), *functions, helper_functions(helpers), *constants, info_constant]
-    return "\n".join([*parts, "", _Entry(plan, target).text()])
 
 
-def _all_kernels(plan: Plan) -> list[Kernel]:
-    """The kernels and all that they call, each once; every name is one kernel's."""
-    found: dict[str, Kernel] = {}
-    pending = list(plan.kernels)
-    while pending:
-        kernel = pending.pop(0)
-        if kernel.name not in found:
-            found[kernel.name] = kernel
-            pending += callees(kernel)
-        elif found[kernel.name] is not kernel:
-            raise CompileError(f"kernel @{kernel.name}: expected one kernel of this name, got two")
-    return list(found.values())
+def emit_program(plan: Plan, target: Target) -> str:
+    """The LLVM text of the whole program."""
+    kernels = emit_kernels(plan.kernels, target)
+    for kernel in plan.kernels:  # nothing but the entry and the info is seen from outside
+        external = rf"^define void @{re.escape(kernel.name)}\("
+        kernels = re.sub(external, f"define internal void @{kernel.name}(", kernels, flags=re.M)
+    info = program_info(plan)
+    text = info.to_json().encode() + b"\0"
+    constants = [
+        f'@{_quoted(f"const.{b.name}")} = internal unnamed_addr constant [{max(b.type.bytes, 1)} x i8] '
+        f'c"{_bytes(plan.constants[b.name])}", align {ALIGNMENT}'
+        for b in plan.of_kind("constant")
+    ]
+    info_line = (
+        f"@{info.name}_info = constant {{ i32, i32, [{len(text)} x i8] }} "
+        f'{{ i32 {VERSION}, i32 {len(text) - 1}, [{len(text)} x i8] c"{_escape(text)}" }}, align 8'
+    )
+    return "\n".join([kernels, *constants, info_line, _entry(plan, info, target)])
 
 
-class _Entry:
-    """The entry function while it is written."""
+def _entry(plan: Plan, info: ProgramInfo, target: Target) -> str:
+    """The entry: pointers are checked before anything is written, then the steps run in order."""
+    lines = [
+        f"define i32 @{info.name}_run(ptr %inputs, ptr %outputs, ptr %workspace, ptr %context) "
+        f'nounwind "no-builtins" {{',
+        "entry:",
+    ]
+    pointers: dict[PlanBuffer, str] = {}
+    checks: list[tuple[str, int]] = []
+    word = target.index_bits // 8
 
-    def __init__(self, plan: Plan, target: Target) -> None:
-        self.plan, self.target = plan, target
-        self.lines: list[str] = []
-        self.statuses: set[int] = set()
-        self.blocks = 0
-
-    def text(self) -> str:
-        head = (
-            f"define i32 @{identifier(self.plan.name)}_run(ptr %inputs, ptr %outputs, ptr %workspace, ptr %context) "
-            'nounwind "no-builtins" {'
-        )
-        self._check_arguments()
-        pointers = {b: self._pointer(b) for b in self.plan.buffers}
-        for number, step in enumerate(self.plan.steps):
-            if isinstance(step, CallStep):
-                arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
-                self.lines.append(f"  call void @{step.kernel.name}({arguments})")
-            else:
-                size = step.source.type.bytes
-                self.lines += _copy(number, pointers[step.source], pointers[step.target], size)
-        self.lines.append(f"  ret i32 {SUCCESS}")
-        for status in sorted(self.statuses):
-            self.lines += [f"status{status}:", f"  ret i32 {status}"]
-        return "\n".join([head, "entry:", *self.lines, "}", ""])
-
-    def _check_arguments(self) -> None:
-        word = self.target.index_bits // 8
-        for block, buffers in (("input", self.plan.inputs), ("output", self.plan.outputs)):
-            if buffers:  # without arguments there need not be a block to load from
-                self._refuse([(f"%no.{block}s", f"icmp eq ptr %{block}s, null")], NULL_ARRAY)
-            for position in range(len(buffers)):
-                name = f"%{block}{position}"
-                self.lines.append(f"  {name}.at = getelementptr i8, ptr %{block}s, i64 {position * word}")
-                self.lines.append(f"  {name} = load ptr, ptr {name}.at, align {word}")
-            held = [f"%{block}{position}" for position, b in enumerate(buffers) if b.type.bytes]
-            self._refuse([(f"{name}.null", f"icmp eq ptr {name}, null") for name in held], NULL_ARRAY)
-        if self.plan.workspace_bytes:
-            size = f"i{self.target.index_bits}"
-            self.lines.append(f"  %address = ptrtoint ptr %workspace to {size}")
-            self.lines.append(f"  %low = and {size} %address, {ALIGNMENT - 1}")
-            misaligned = ("%misaligned", f"icmp ne {size} %low, 0")
-            self._refuse([misaligned, ("%no.workspace", "icmp eq ptr %workspace, null")], BAD_WORKSPACE)
-        apart = [(f"%apart{j}", f"icmp ne ptr %input{i}, %output{j}") for i, j in self.plan.donated]
-        self._refuse(apart, NOT_DONATED)
-
-    def _refuse(self, conditions: list[tuple[str, str]], status: int) -> None:
-        """Returns `status` where one of the named conditions holds."""
-        if not conditions:
-            return
-        self.lines += [f"  {name} = {condition}" for name, condition in conditions]
-        some = conditions[0][0]
-        for name, _ in conditions[1:]:
-            self.lines.append(f"  {name}.or = or i1 {some}, {name}")
-            some = f"{name}.or"
-        self.blocks += 1
-        self.statuses.add(status)
-        self.lines += [f"  br i1 {some}, label %status{status}, label %checked{self.blocks}", f"checked{self.blocks}:"]
-
-    def _pointer(self, b: PlanBuffer) -> str:
-        if b.kind == "constant":
-            return _constant(b)
-        if b.kind != "arena":
-            return f"%{b.kind}{b.position}"
-        name = f"%at{b.offset}"
-        line = f"  {name} = getelementptr i8, ptr %workspace, i64 {b.offset}"
-        if line not in self.lines:
-            self.lines.append(line)
+    def argument(block: str, position: int) -> str:
+        name = f"%{block}{position}"
+        lines.append(f"  {name}.at = getelementptr i8, ptr %{block}s, i64 {position * word}")
+        lines.append(f"  {name} = load ptr, ptr {name}.at, align {word}")
         return name
 
+    def check(name: str, condition: str, status: int) -> None:
+        lines.append(f"  {name} = {condition}")
+        checks.append((name, status))
 
-def _copy(number: int, source: str, target: str, size: int) -> list[str]:
+    # without arguments there may be no block to load from
+    for block, count in (("input", len(info.inputs)), ("output", len(info.outputs))):
+        if count:
+            check(f"%no.{block}s", f"icmp eq ptr %{block}s, null", 1)
+            lines.append(f"  br i1 %no.{block}s, label %status1, label %with.{block}s")
+            lines.append(f"with.{block}s:")
+            checks.pop()
+        for position in range(count):
+            name = argument(block, position)
+            shape = (info.inputs if block == "input" else info.outputs)[position].shape
+            if 0 not in shape:
+                check(f"{name}.null", f"icmp eq ptr {name}, null", 1)
+    if plan.workspace_bytes:
+        lines.append(f"  %address = ptrtoint ptr %workspace to i{target.index_bits}")
+        lines.append(f"  %low = and i{target.index_bits} %address, {ALIGNMENT - 1}")
+        check("%misaligned", f"icmp ne i{target.index_bits} %low, 0", 2)
+        check("%no.workspace", "icmp eq ptr %workspace, null", 2)
+    for i, j in plan.donated:
+        check(f"%apart{j}", f"icmp ne ptr %input{i}, %output{j}", 3)
+    for number, (name, status) in enumerate(checks):
+        lines += [f"  br i1 {name}, label %status{status}, label %checked{number}", f"checked{number}:"]
+    for b in plan.buffers:
+        if b.kind == "input":
+            pointers[b] = f"%input{b.position}"
+        elif b.kind == "output":
+            pointers[b] = f"%output{b.position}"
+        elif b.kind == "constant":
+            pointers[b] = f"@{_quoted(f'const.{b.name}')}"
+        elif b.in_place_of is not None:
+            pointers[b] = pointers[b.in_place_of]
+        else:
+            name = f"%arena{len(pointers)}"
+            lines.append(f"  {name} = getelementptr i8, ptr %workspace, i64 {b.offset}")
+            pointers[b] = name
+    for number, step in enumerate(plan.steps):
+        if isinstance(step, CopyStep):
+            lines += _copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
+        else:
+            arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
+            lines.append(f"  call void @{step.kernel.name}({arguments})")
+    lines.append("  ret i32 0")
+    for status in (1, 2, 3):
+        used = any(s == status for _, s in checks) or (status == 1 and (info.inputs or info.outputs))
+        if used:
+            lines += [f"status{status}:", f"  ret i32 {status}"]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _copy(number: int, source: str, target: str, count: int) -> list[str]:
     """A loop over bytes in chunks as wide as divides their number: no call to memcpy."""
-    if size == 0:
-        return []
-    width = next(w for w in (64, 32, 16, 8, 4, 2, 1) if size % w == 0)
+    width = next(w for w in (64, 32, 16, 8, 4, 1) if count % w == 0)
     kind = f"<{width} x i8>" if width > 1 else "i8"
+    if count == 0:
+        return []
     here = f"copy{number}"
     return [
         f"  br label %{here}.head",
@@ -165,22 +151,19 @@ def _copy(number: int, source: str, target: str, size: int) -> list[str]:
         f"  %{here}.value = load {kind}, ptr %{here}.from, align 1",
         f"  store {kind} %{here}.value, ptr %{here}.to, align 1",
         f"  %{here}.next = add i64 %{here}.i, {width}",
-        f"  %{here}.more = icmp ult i64 %{here}.next, {size}",
+        f"  %{here}.more = icmp ult i64 %{here}.next, {count}",
         f"  br i1 %{here}.more, label %{here}, label %{here}.done",
         f"{here}.done:",
     ]
 
 
-def _constant(b: PlanBuffer) -> str:
-    return f"@graphc.constant{b.position}"
+def _bytes(array: np.ndarray) -> str:
+    return _escape(np.ascontiguousarray(array).tobytes() or b"\0")
 
 
-def _data(array: np.ndarray) -> bytes:
-    """The bytes in little-endian order: all targets have it."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() or b"\0"
-
-
-def _escaped(data: bytes) -> str:
-    if len(data) > 4096:  # weights: a loop over bytes takes 0.1 s a megabyte
-        return "\\" + data.hex("\\")
+def _escape(data: bytes) -> str:
     return "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
+
+
+def _quoted(name: str) -> str:
+    return '"' + "".join(c if c.isalnum() or c in "._" else f"\\{ord(c) & 255:02X}" for c in name) + '"'

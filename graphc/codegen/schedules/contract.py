@@ -165,7 +165,14 @@ class _Contraction:
                         )
                     return inside
 
-                return [Alloc(b), *self._vectors(nv, lanes, load_b, active), *self._unrolled(mr, update)]
+                # lanes beyond the last column are 0, not undefined: the masked load and this store are one instruction
+                rest = lane_block(self.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
+                return [
+                    Alloc(b),
+                    *(rest if active < lanes else []),
+                    *self._vectors(nv, lanes, load_b, active),
+                    *self._unrolled(mr, update),
+                ]
 
             statements += nest(self.names, self.sums, step)
 
