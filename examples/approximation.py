@@ -62,7 +62,9 @@ def plot(results: dict[int, tuple[nn.Module, graphc.History]], path: Path) -> No
         print("no plot: matplotlib is not installed (pip install graphc[plot])")
         return
     x = np.linspace(-2, 2, 801, dtype=np.float32)[:, None]
-    colors = [pyplot.get_cmap("viridis")(0.05 + 0.65 * i / max(1, len(results) - 1)) for i in range(len(results))]
+    colors = [
+        pyplot.get_cmap("viridis")(0.05 + 0.65 * i / max(1, len(results) - 1)) for i in range(len(results))
+    ]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
              "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 10}  # fmt: skip
     with pyplot.rc_context(style):
@@ -93,7 +95,9 @@ def plot(results: dict[int, tuple[nn.Module, graphc.History]], path: Path) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Approximate a function of one variable.")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[4, 8, 16, 64], help="sizes (default: 4 8 16 64)")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=[4, 8, 16, 64], help="sizes (default: 4 8 16 64)"
+    )
     parser.add_argument("--epochs", type=int, default=3000, help="passes over the 512 points (default: 3000)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot (default: out)")
@@ -106,7 +110,9 @@ def main() -> None:
         model, history = results[hidden] = approximate(hidden, options.epochs, options.seed)
         error = float(np.abs(np.asarray(model(between)) - target(between)).max())
         time = np.median(history["us_per_step"])
-        print(f"hidden {hidden:4d}  loss {history['loss'][-1]:.2e}  max error {error:.4f}  {time:.0f} us a step")
+        print(
+            f"hidden {hidden:4d}  loss {history['loss'][-1]:.2e}  max error {error:.4f}  {time:.0f} us a step"
+        )
     plot(results, options.out / "approximation.png")
 
 

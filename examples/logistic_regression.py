@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of gradient descent (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the toy set's points (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="train only, print no stages")
-    parser.add_argument("--out", type=Path, help="folder for stages.txt and loss.csv (default: write nothing)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for stages.txt and loss.csv (default: write nothing)"
+    )
     options = parser.parse_args()
     compiled = None
     if not options.quiet:

@@ -159,7 +159,9 @@ class CompiledFunction:
     lower forms, `compile_seconds` where the time went.
     """
 
-    def __init__(self, traced: Traced, program: Program | InterpretedProgram, seconds: dict[str, float]) -> None:
+    def __init__(
+        self, traced: Traced, program: Program | InterpretedProgram, seconds: dict[str, float]
+    ) -> None:
         self._traced = traced
         self._program = program
         self.compile_seconds = {**seconds, **program.seconds}
@@ -210,7 +212,11 @@ class CompiledFunction:
 
     @property
     def info(self) -> ProgramInfo:
-        return self._program.info if isinstance(self._program, InterpretedProgram) else self._program.executable.info
+        return (
+            self._program.info
+            if isinstance(self._program, InterpretedProgram)
+            else self._program.executable.info
+        )
 
     def __call__(self, *args: object) -> object:
         """The function's outputs on these arguments. Raises `ArgumentError`, `ShapeError` or `DTypeError`."""
@@ -291,8 +297,12 @@ def compile(
     start = time.perf_counter()
     traced = _traced(fn_or_graph, specs, name)
     if traced.captures:
-        raise ArgumentError(f"{traced.graph.name}: compile inside a traced function: call the function itself there")
-    names = argument_names(fn_or_graph, len(specs)) if callable(fn_or_graph) else list(traced.graph.input_names)
+        raise ArgumentError(
+            f"{traced.graph.name}: compile inside a traced function: call the function itself there"
+        )
+    names = (
+        argument_names(fn_or_graph, len(specs)) if callable(fn_or_graph) else list(traced.graph.input_names)
+    )
     donated = _pairs(traced, names, donate)
     seconds = {"trace": time.perf_counter() - start}
     if target == "interpreter":
@@ -307,7 +317,9 @@ def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object],
     if not isinstance(fn_or_graph, Graph):
         return trace_function(fn_or_graph, specs, name)
     if specs:
-        raise ArgumentError(f"@{fn_or_graph.name}: a graph has its types: expected no specs, got {len(specs)}")
+        raise ArgumentError(
+            f"@{fn_or_graph.name}: a graph has its types: expected no specs, got {len(specs)}"
+        )
     graph = fn_or_graph
     _, inputs = flatten(tuple(graph.inputs))
     parameters: tuple[Parameter, ...] = ()
@@ -344,7 +356,11 @@ def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) ->
         for i, path in leaves:
             if i in pairs:
                 continue
-            fits = [j for j, p in free.items() if graph.outputs[j].type == graph.inputs[i].type and (p == path or not by_path)]
+            fits = [
+                j
+                for j, p in free.items()
+                if graph.outputs[j].type == graph.inputs[i].type and (p == path or not by_path)
+            ]
             if fits:
                 pairs[i] = fits[0]
                 del free[fits[0]]

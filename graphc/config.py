@@ -47,4 +47,6 @@ def config() -> Config:
     >>> config().verify >= 0
     True
     """
-    return Config(os.environ.get("GRAPHC_DUMP") or None, _level("GRAPHC_DEBUG", 0), _level("GRAPHC_VERIFY", 1))
+    return Config(
+        os.environ.get("GRAPHC_DUMP") or None, _level("GRAPHC_DEBUG", 0), _level("GRAPHC_VERIFY", 1)
+    )

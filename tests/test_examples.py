@@ -38,8 +38,12 @@ def test_logistic_regression_shows_every_stage_and_separates_the_points(tmp_path
     text = run_example("logistic_regression.py", "--out", "stages", folder=tmp_path)
     traced, derived, fused, kernels, training = (text.split(f"{n}. ", 1)[1] for n in range(1, 6))
     assert "sigmoid" in traced.split("2. ")[0] and "diagonal" not in traced.split("2. ")[0]
-    products = [line for line in derived.split("3. ")[0].splitlines() if "= mul" in line and "{diagonal}" in line]
-    assert any("d loss / d sigmoid" in line for line in products), "σ' multiplies the cotangent, as a diagonal"
+    products = [
+        line for line in derived.split("3. ")[0].splitlines() if "= mul" in line and "{diagonal}" in line
+    ]
+    assert any("d loss / d sigmoid" in line for line in products), (
+        "σ' multiplies the cotangent, as a diagonal"
+    )
     assert 'fused %a, %x, %target {kind="contract"}' in fused
     assert kernels.lstrip().count("kernel @") >= 2
     losses = [float(value) for value in re.findall(r"step +\d+ +loss ([\d.]+)", training)]
@@ -59,7 +63,9 @@ def test_logistic_regression_prints_the_training_alone_where_asked(tmp_path: Pat
 
 def test_approximation_improves_with_hidden_units_and_draws_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    text = run_example("approximation.py", "--hidden", "4", "16", "--epochs", "600", "--out", "plots", folder=tmp_path)
+    text = run_example(
+        "approximation.py", "--hidden", "4", "16", "--epochs", "600", "--out", "plots", folder=tmp_path
+    )
     errors = {int(n): float(error) for n, error in re.findall(r"hidden +(\d+) .*max error ([\d.]+)", text)}
     assert set(errors) == {4, 16}
     assert errors[16] < 0.2 < errors[4]
@@ -68,7 +74,8 @@ def test_approximation_improves_with_hidden_units_and_draws_a_plot(tmp_path: Pat
 
 def test_approximation_gives_the_same_numbers_again(tmp_path: Path) -> None:
     runs = [
-        run_example("approximation.py", "--hidden", "8", "--epochs", "50", "--out", ".", folder=tmp_path) for _ in range(2)
+        run_example("approximation.py", "--hidden", "8", "--epochs", "50", "--out", ".", folder=tmp_path)
+        for _ in range(2)
     ]
     first, second = (re.findall(r"loss (\S+) +max error (\S+)", text) for text in runs)
     assert first == second and len(first) == 1

@@ -10,9 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from graphc import errors
+from graphc.config import VARIABLES
+from graphc.ir.kernel_text import parse_kernel
+from graphc.ir.kernel_verify import verify_kernel
+from graphc.ir.parser import parse
+from graphc.ir.verify import verify
+
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = re.findall(
-    r"^```python\n(.*?)^```\n.*?^```text\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    r"^```python\n(.*?)^```\n.*?^```text\n(.*?)^```",
+    (ROOT / "README.md").read_text(),
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -22,7 +31,11 @@ def test_the_readme_shows_what_its_code_prints(code: str, output: str, tmp_path:
     script.write_text(code)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     run = subprocess.run(
-        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == output
@@ -39,3 +52,50 @@ def test_links_in_the_documents_lead_somewhere() -> None:
             path, _, _anchor = link.partition("#")
             if not link.startswith(("http:", "https:")) and path:
                 assert (document.parent / path).exists(), f"{document.name}: {link}"
+
+
+def test_the_architecture_page_shows_the_traced_graph_of_its_program(tmp_path: Path) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    program, traced = re.findall(r"^```(?:python|text)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[:2]
+    (tmp_path / "sigma.py").write_text(program)
+    code = "import sigma; print(sigma.graphc.trace(sigma.loss, *sigma.specs[:3]))"
+    path = os.pathsep.join(filter(None, [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert _columns(run.stdout.replace(f"{tmp_path}/", "")) == _columns(traced)
+
+
+def test_the_texts_page_shows_a_graph_and_a_kernel_that_can_be_read() -> None:
+    text = (ROOT / "docs/ir.md").read_text()
+    graph = re.search(r"^```text\n(graphc 1\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    kernel = re.search(r"^```\n(kernel @saxpy.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert graph and kernel
+    parsed = parse(graph[1])
+    verify(parsed)
+    assert str(parsed) + "\n" == graph[1]
+    verify_kernel(parse_kernel(kernel[1]))
+
+
+def test_the_errors_page_explains_every_error_and_variable() -> None:
+    text = (ROOT / "docs/errors.md").read_text()
+    names = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value is not errors.GraphcError
+    ]
+    assert len(names) >= 10
+    for name in names:
+        assert f"| `{name}` |" in text
+    for name, meaning in VARIABLES.items():
+        assert f"| `{name}` | {meaning} |" in text
+
+
+def _columns(text: str) -> list[list[str]]:
+    """Lines of words: where the column of locations begins depends on nothing but taste."""
+    return [line.split() for line in text.splitlines()]

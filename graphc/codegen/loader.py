@@ -56,7 +56,9 @@ class LoadedObject:
             return self._addresses[symbol]
 
     def __del__(self) -> None:
-        if _LOCK is not None:  # at the interpreter's exit modules are emptied first, and nobody links any more
+        if (
+            _LOCK is not None
+        ):  # at the interpreter's exit modules are emptied first, and nobody links any more
             with _LOCK:  # unmapping is LLVM's work too: never while another thread links
                 self._trackers.clear()
 

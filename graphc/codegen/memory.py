@@ -52,8 +52,12 @@ class _Planner:
                 )
         self.nodes = [n for n in graph.nodes if n.op.name == "fused"]
         for node in graph.nodes:
-            if node.op.name != "fused" and not (node.op.name == "const" and isinstance(node.attrs["value"], Dense)):
-                raise CompileError(f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first")
+            if node.op.name != "fused" and not (
+                node.op.name == "const" and isinstance(node.attrs["value"], Dense)
+            ):
+                raise CompileError(
+                    f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first"
+                )
         self.readers: dict[Value, list[Node]] = {}
         for node in self.nodes:
             for value in dict.fromkeys(node.operands):
@@ -156,7 +160,14 @@ class _Planner:
             other = buffers[place.in_place_of] if place.in_place_of is not None else None
             kind = place.kind
             return PlanBuffer(
-                names[value], value.type, kind, place.position, -1, first, alive, other  # type: ignore[arg-type]
+                names[value],
+                value.type,
+                kind,
+                place.position,
+                -1,
+                first,
+                alive,
+                other,  # type: ignore[arg-type]
             )
 
         for value in self.places:
@@ -213,7 +224,11 @@ class _Planner:
             tuple(steps),
             workspace,
             self.donated,
-            {buffers[v].name: v.node.attrs["value"].array for v in self.places if self.places[v].kind == "constant"},  # type: ignore[union-attr]
+            {
+                buffers[v].name: v.node.attrs["value"].array
+                for v in self.places
+                if self.places[v].kind == "constant"
+            },  # type: ignore[union-attr]
             graph.input_names,
             output_names,
         )
@@ -221,7 +236,9 @@ class _Planner:
     def _names(self) -> dict[Value, str]:
         names: dict[Value, str] = {}
         taken: set[str] = set()
-        for number, value in enumerate([*self.graph.inputs, *(v for v in self.places if v not in self.graph.inputs)]):
+        for number, value in enumerate(
+            [*self.graph.inputs, *(v for v in self.places if v not in self.graph.inputs)]
+        ):
             wanted = value.node.name if value.index == 0 else ""
             name = wanted or f"v{number}"
             while name in taken:
@@ -244,7 +261,9 @@ class _Planner:
             start, end = spans[root]
             size = -(-max(root.type.bytes, 1) // ALIGNMENT) * ALIGNMENT
             rivals = sorted(
-                (p.offset, p.offset + max(p.type.bytes, 1)) for p in placed if spans[p][0] <= end and start <= spans[p][1]
+                (p.offset, p.offset + max(p.type.bytes, 1))
+                for p in placed
+                if spans[p][0] <= end and start <= spans[p][1]
             )
             offset = 0
             for low, high in rivals:

@@ -53,7 +53,7 @@ def emit_program(plan: Plan, target: Target) -> str:
     info = program_info(plan)
     text = info.to_json().encode() + b"\0"
     constants = [
-        f'@{_quoted(f"const.{b.name}")} = internal unnamed_addr constant [{max(b.type.bytes, 1)} x i8] '
+        f"@{_quoted(f'const.{b.name}')} = internal unnamed_addr constant [{max(b.type.bytes, 1)} x i8] "
         f'c"{_bytes(plan.constants[b.name])}", align {ALIGNMENT}'
         for b in plan.of_kind("constant")
     ]

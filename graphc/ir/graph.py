@@ -97,7 +97,9 @@ class Node:
         """An attribute that is a list of integers."""
         value = self.attrs[name]
         if not isinstance(value, tuple):
-            raise VerifyError(f"{self.loc.prefix}{self.op.name}: {name}: expected a list of integers, got {value!r}")
+            raise VerifyError(
+                f"{self.loc.prefix}{self.op.name}: {name}: expected a list of integers, got {value!r}"
+            )
         return value  # type: ignore[return-value]
 
     def int(self, name: str) -> int:
@@ -148,9 +150,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
-            raise VerifyError(f"graph @{self.name}: expected a stage of {', '.join(STAGES)}, got {self.stage!r}")
+            raise VerifyError(
+                f"graph @{self.name}: expected a stage of {', '.join(STAGES)}, got {self.stage!r}"
+            )
         if self.output_names and len(self.output_names) != len(self.outputs):
-            raise VerifyError(f"graph @{self.name}: {len(self.outputs)} outputs but {len(self.output_names)} names")
+            raise VerifyError(
+                f"graph @{self.name}: {len(self.outputs)} outputs but {len(self.output_names)} names"
+            )
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -200,7 +206,11 @@ class Graph:
         return users
 
     def with_outputs(
-        self, outputs: Sequence[Value], names: Sequence[str] = (), stage: str | None = None, name: str | None = None
+        self,
+        outputs: Sequence[Value],
+        names: Sequence[str] = (),
+        stage: str | None = None,
+        name: str | None = None,
     ) -> Graph:
         return Graph(name or self.name, self.inputs, tuple(outputs), stage or self.stage, tuple(names))
 
@@ -297,7 +307,9 @@ class Builder:
             raise VerifyError(
                 f"{where.prefix}{op.name}: attributes {kept!r} don't fit: {type(error).__name__}: {error}"
             ) from error
-        node = Node(op, given, MappingProxyType(kept), tuple(regions), tuple(types), where, self._next(), name)
+        node = Node(
+            op, given, MappingProxyType(kept), tuple(regions), tuple(types), where, self._next(), name
+        )
         self._interned[key] = node
         return node
 
@@ -319,7 +331,11 @@ class Builder:
         from graphc.ir.ops import REGISTRY
 
         kind = float if type.dtype.is_float else (bool if type.dtype.kind == "bool" else int)
-        return Value(self.emit(REGISTRY["const"], (), {"value": kind(type.dtype.numpy.type(value)), "type": type}, loc=loc))
+        return Value(
+            self.emit(
+                REGISTRY["const"], (), {"value": kind(type.dtype.numpy.type(value)), "type": type}, loc=loc
+            )
+        )
 
     def constant(self, array: np.ndarray, type: TensorType, loc: Loc | None = None) -> Value:
         """A constant array: inline where all elements are equal, else dense."""

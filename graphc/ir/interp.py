@@ -32,9 +32,13 @@ def interpret(graph: Graph, arrays: Sequence[np.ndarray], float64: bool = False)
     for value, array in zip(graph.inputs, arrays, strict=True):
         array = np.asarray(array)
         if array.shape != value.shape:
-            raise ShapeError(f"@{graph.name}: %{value.node.name}: expected {value.type!r}, got {list(array.shape)}")
+            raise ShapeError(
+                f"@{graph.name}: %{value.node.name}: expected {value.type!r}, got {list(array.shape)}"
+            )
         kind = "f" if value.dtype.is_float else value.dtype.numpy.kind
-        if array.dtype.newbyteorder("=") != value.dtype.numpy and not (float64 and array.dtype.kind == kind == "f"):
+        if array.dtype.newbyteorder("=") != value.dtype.numpy and not (
+            float64 and array.dtype.kind == kind == "f"
+        ):
             raise DTypeError(f"@{graph.name}: %{value.node.name}: expected {value.type!r}, got {array.dtype}")
         given.append(array.astype(_numpy(value.dtype, float64), copy=False))
     return [np.array(a, order="C") for a in _run(graph, given, float64)]
@@ -47,7 +51,9 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], float64: bool) -> list[np.n
         if node.regions:
             results: Sequence[np.ndarray] = _run(node.regions[0], operands, float64)
         else:
-            attrs: Attrs = {k: _widened(v) for k, v in node.attrs.items()} if float64 and node.op.typed else node.attrs
+            attrs: Attrs = (
+                {k: _widened(v) for k, v in node.attrs.items()} if float64 and node.op.typed else node.attrs
+            )
             results = node.op.ref(operands, attrs)
         values.update(zip(node.results, results, strict=True))
     return [values[v] for v in graph.outputs]

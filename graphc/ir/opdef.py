@@ -125,7 +125,9 @@ def span(*ranges: float | tuple[float, float]) -> Samples:
     return make
 
 
-def _uniform(rng: np.random.Generator, dtype: DType, lo: float, hi: float, shape: tuple[int, ...]) -> np.ndarray:
+def _uniform(
+    rng: np.random.Generator, dtype: DType, lo: float, hi: float, shape: tuple[int, ...]
+) -> np.ndarray:
     if dtype is bool_:
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.is_integer:
@@ -168,7 +170,9 @@ def pointwise(
     boolean = primitives.fn in PRIMITIVES and PRIMITIVES[primitives.fn].result == "bool"
     is_select = primitives.fn == "select" and primitives.args[0].fn == "arg"
 
-    def infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+    def infer(
+        types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+    ) -> tuple[TensorType, ...]:
         values = types
         if is_select:
             check_dtype(types[0].dtype, (bool_,))
@@ -260,7 +264,12 @@ def _no_ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
 
 
 INPUT = OpDef(
-    "input", lambda types, attrs, regions: (), _no_ref, 0, no_derivative="a leaf of the graph", doc="An input of the graph."
+    "input",
+    lambda types, attrs, regions: (),
+    _no_ref,
+    0,
+    no_derivative="a leaf of the graph",
+    doc="An input of the graph.",
 )
 
 

@@ -144,7 +144,9 @@ def verify_plan(plan: Plan) -> None:
     for i, a in enumerate(arena):
         start, end = a.root.offset, a.root.offset + a.type.bytes
         if start < 0 or start % ALIGNMENT or end > plan.workspace_bytes:
-            fail(f"%{a.name}: expected an aligned place within {plan.workspace_bytes} bytes, got {start}..{end}")
+            fail(
+                f"%{a.name}: expected an aligned place within {plan.workspace_bytes} bytes, got {start}..{end}"
+            )
         for b in arena[i + 1 :]:
             apart = end <= b.root.offset or b.root.offset + b.type.bytes <= start
             if not apart and a.root is not b.root and a.first <= b.last and b.first <= a.last:

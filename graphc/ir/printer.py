@@ -17,7 +17,13 @@ _LOC_COLUMN = 72
 
 
 def quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    escaped = (
+        text.replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+        .replace("\t", "\\t")
+    )
     return f'"{escaped}"'
 
 
@@ -50,7 +56,9 @@ class _Names:
             self._assign(value, value.node.name if keep else f"arg{position}")
         for node in graph.nodes:
             for value in node.results:
-                self._assign(value, node.name if keep and value.index == 0 and not node.name.isdigit() else "")
+                self._assign(
+                    value, node.name if keep and value.index == 0 and not node.name.isdigit() else ""
+                )
 
     def _assign(self, value: Value, wanted: str) -> None:
         name = wanted
@@ -104,7 +112,10 @@ def _arguments(graph: Graph, values: _Names) -> str:
 
 def _results(graph: Graph, names: bool) -> str:
     shown = graph.output_names if names and graph.output_names else ("",) * len(graph.outputs)
-    parts = [f"{sigil('%', n)}: {v.type!r}" if n else repr(v.type) for n, v in zip(shown, graph.outputs, strict=True)]
+    parts = [
+        f"{sigil('%', n)}: {v.type!r}" if n else repr(v.type)
+        for n, v in zip(shown, graph.outputs, strict=True)
+    ]
     return f"({', '.join(parts)})"
 
 

@@ -120,8 +120,12 @@ def _table() -> dict[str, Primitive]:
     add("sub", 2, np.subtract, "{0} - {1}")
     add("mul", 2, np.multiply, "{0} {1}")
     add("div", 2, np.divide, r"\frac{{{0}}}{{{1}}}")
-    add("floordiv", 2, _integer_or_float(_floordiv_integers, lambda x, y: np.floor(x / y)),
-        r"\left\lfloor \frac{{{0}}}{{{1}}} \right\rfloor")
+    add(
+        "floordiv",
+        2,
+        _integer_or_float(_floordiv_integers, lambda x, y: np.floor(x / y)),
+        r"\left\lfloor \frac{{{0}}}{{{1}}} \right\rfloor",
+    )
     add("mod", 2, _integer_or_float(_mod_integers, np.remainder), r"{0} \bmod {1}")
     add("neg", 1, np.negative, "-{0}")
     add("abs", 1, np.abs, r"\left|{0}\right|")
@@ -134,8 +138,14 @@ def _table() -> dict[str, Primitive]:
     add("ceil", 1, _like_x(np.ceil), r"\left\lceil {0} \right\rceil")
     add("round", 1, _like_x(np.rint), r"\operatorname{{round}}\left({0}\right)")
     add("trunc", 1, _like_x(np.trunc), r"\operatorname{{trunc}}\left({0}\right)")
-    for name, compare, sign in (("eq", np.equal, "="), ("ne", np.not_equal, r"\neq"), ("lt", np.less, "<"),
-                                ("le", np.less_equal, r"\leq"), ("gt", np.greater, ">"), ("ge", np.greater_equal, r"\geq")):
+    for name, compare, sign in (
+        ("eq", np.equal, "="),
+        ("ne", np.not_equal, r"\neq"),
+        ("lt", np.less, "<"),
+        ("le", np.less_equal, r"\leq"),
+        ("gt", np.greater, ">"),
+        ("ge", np.greater_equal, r"\geq"),
+    ):
         add(name, 2, compare, "{0} " + sign + " {1}", boolean)
     add("and", 2, np.bitwise_and, r"{0} \wedge {1}")
     add("or", 2, np.bitwise_or, r"{0} \vee {1}")
@@ -145,14 +155,22 @@ def _table() -> dict[str, Primitive]:
     add("shr", 2, np.right_shift, r"{0} \gg {1}")  # arithmetic for signed, logical for unsigned
     add("select", 3, np.where, r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}")
     for name, fn, latex in (
-        ("exp", np.exp, "e^{{{0}}}"), ("exp2", np.exp2, "2^{{{0}}}"),
+        ("exp", np.exp, "e^{{{0}}}"),
+        ("exp2", np.exp2, "2^{{{0}}}"),
         ("expm1", np.expm1, r"\left(e^{{{0}}} - 1\right)"),
-        ("log", np.log, r"\ln\left({0}\right)"), ("log1p", np.log1p, r"\ln\left(1 + {0}\right)"),
+        ("log", np.log, r"\ln\left({0}\right)"),
+        ("log1p", np.log1p, r"\ln\left(1 + {0}\right)"),
         ("log2", np.log2, r"\log_2\left({0}\right)"),
-        ("rsqrt", lambda x: np.asarray(1 / np.sqrt(x)).astype(np.asarray(x).dtype), r"\frac{{1}}{{\sqrt{{{0}}}}}"),
-        ("sin", np.sin, r"\sin\left({0}\right)"), ("cos", np.cos, r"\cos\left({0}\right)"),
+        (
+            "rsqrt",
+            lambda x: np.asarray(1 / np.sqrt(x)).astype(np.asarray(x).dtype),
+            r"\frac{{1}}{{\sqrt{{{0}}}}}",
+        ),
+        ("sin", np.sin, r"\sin\left({0}\right)"),
+        ("cos", np.cos, r"\cos\left({0}\right)"),
         ("tanh", np.tanh, r"\tanh\left({0}\right)"),
-        ("sigmoid", _sigmoid, r"\sigma\left({0}\right)"), ("erf", erf_numpy, r"\operatorname{{erf}}\left({0}\right)"),
+        ("sigmoid", _sigmoid, r"\sigma\left({0}\right)"),
+        ("erf", erf_numpy, r"\operatorname{{erf}}\left({0}\right)"),
     ):
         add(name, 1, fn, latex, lowered=True)
     add("pow", 2, np.power, "{0}^{{{1}}}", lowered=True)
@@ -310,7 +328,9 @@ def inline_ops(tree: Scalar, expand: Callable[[str], Scalar | None]) -> Scalar:
             return Scalar(node.fn, tuple(values), node.value, node.dtype)
         body = expand(node.fn)
         if body is None:
-            raise KeyError(f"scalar expression: {node.fn!r} is neither a primitive nor a pointwise op with an expression")
+            raise KeyError(
+                f"scalar expression: {node.fn!r} is neither a primitive nor a pointwise op with an expression"
+            )
         return inline_ops(substitute(body, values), expand)
 
     return fold(tree, lambda node: node, of_node)
@@ -392,7 +412,9 @@ def cast_numpy(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         info = np.iinfo(dtype)
         with np.errstate(all="ignore"):
             truncated = np.trunc(np.where(np.isnan(x), 0, x).astype(np.float64))
-            inside = (truncated >= float(info.min)) & (truncated < float(info.max) + (0 if info.bits == 64 else 1))
+            inside = (truncated >= float(info.min)) & (
+                truncated < float(info.max) + (0 if info.bits == 64 else 1)
+            )
             result = np.where(inside, truncated, 0).astype(dtype)
         result = np.where(truncated < float(info.min), info.min, result)
         return np.asarray(np.where(~inside & (truncated > 0), info.max, result)).astype(dtype)
@@ -409,7 +431,11 @@ def to_latex(tree: Scalar, args: Sequence[str], latex_of: Callable[[str], str] |
             return f"{node.value:g}" if not isinstance(node.value, bool) else str(node.value)
         if node.fn in ("cast", "bitcast"):
             return values[0]
-        template = PRIMITIVES[node.fn].latex if node.fn in PRIMITIVES else (latex_of or operator.itemgetter(0))(node.fn)
+        template = (
+            PRIMITIVES[node.fn].latex
+            if node.fn in PRIMITIVES
+            else (latex_of or operator.itemgetter(0))(node.fn)
+        )
         wrap = node.fn in ("mul", "neg", "pow") or node.fn == "sub"
         shown = [
             rf"\left({v}\right)" if wrap and a.fn in loose and not (node.fn == "sub" and i == 0) else v

@@ -68,8 +68,12 @@ class TensorType:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in self.shape):
-            raise ShapeError(f"{self.dtype.name}: expected a shape of non-negative integers, got {self.shape}")
+        if not all(
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in self.shape
+        ):
+            raise ShapeError(
+                f"{self.dtype.name}: expected a shape of non-negative integers, got {self.shape}"
+            )
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
     @property

@@ -78,7 +78,12 @@ class _Fusion:
             self.group_of[node] = self._alone(node)
             # The contraction that makes the cotangent comes first: its store is free.
             producers = sorted(
-                {self.group_of[v.node] for o in node.operands for v in self._sources(o) if v.node in self.group_of},
+                {
+                    self.group_of[v.node]
+                    for o in node.operands
+                    for v in self._sources(o)
+                    if v.node in self.group_of
+                },
                 key=lambda g: (("contract", "reduce", "map", "scatter").index(g.kind), -g.nodes[-1].serial),
             )
             for producer in producers:
@@ -123,7 +128,11 @@ class _Fusion:
         if producer is consumer or len(producer.nodes) + len(consumer.nodes) > _LARGEST_GROUP:
             return
         merged = self._merged(producer, consumer)
-        if merged is None or not self._aligned(producer, consumer, merged) or self._path_around(producer, consumer):
+        if (
+            merged is None
+            or not self._aligned(producer, consumer, merged)
+            or self._path_around(producer, consumer)
+        ):
             return
         for member in merged.nodes:
             self.group_of[member] = merged
@@ -201,7 +210,9 @@ class _Fusion:
         for group in dict.fromkeys(self.group_of[n] for n in self.compute):
             if group.kind != "map" or not any("diagonal" in n.attrs for n in group.nodes):
                 continue
-            if any(v in self.outputs for n in group.nodes for v in n.results) or not all(map(_is_cheap, group.nodes)):
+            if any(v in self.outputs for n in group.nodes for v in n.results) or not all(
+                map(_is_cheap, group.nodes)
+            ):
                 continue
             users = {self.group_of[s] for n in group.nodes for s in self.successors[n]} - {group}
             if users and all(user.kind == "contract" and self._feeds_operands(group, user) for user in users):
@@ -291,7 +302,9 @@ class _Fusion:
             taken.add(name)
             new[operand] = build.input(operand.type, name)
         for node in members:
-            copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name)
+            copy = build.emit(
+                node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
+            )
             new.update(zip(node.results, copy.results, strict=True))
         own = set(group.nodes)
         results = [
@@ -318,5 +331,8 @@ def _is_cheap(node: Node) -> bool:
     if "pointwise" not in node.op.traits:
         return False
     name = node.op.name
-    return name in PRIMITIVES and not PRIMITIVES[name].transcendental and name not in ("div", "sqrt", "floordiv", "mod")
-
+    return (
+        name in PRIMITIVES
+        and not PRIMITIVES[name].transcendental
+        and name not in ("div", "sqrt", "floordiv", "mod")
+    )

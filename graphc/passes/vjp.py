@@ -46,7 +46,9 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     new = dict(zip(graph.inputs, inputs, strict=True))
     forward: list[Node] = []
     for node in graph.nodes:
-        copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name)
+        copy = build.emit(
+            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
+        )
         new.update(zip(node.results, copy.results, strict=True))
         forward.append(copy)
     outputs = [new[v] for v in graph.outputs]
@@ -123,7 +125,9 @@ class _Cotangents:
         return parts[0]
 
 
-def _sweep(build: Builder, forward: list[Node], wanted: list[Value], cotangents: _Cotangents, loss: str) -> None:
+def _sweep(
+    build: Builder, forward: list[Node], wanted: list[Value], cotangents: _Cotangents, loss: str
+) -> None:
     needed: set[Value] = set(wanted)  # values through which a wanted input is reached
     for node in forward:
         if any(v in needed for v in node.operands):
@@ -140,7 +144,9 @@ def _sweep(build: Builder, forward: list[Node], wanted: list[Value], cotangents:
             (g,) = totals
             assert g is not None
             parts: Sequence[Value | None] = [
-                _times_diagonal(build, g, diagonal, node) if diagonal is not None and operand in needed else None
+                _times_diagonal(build, g, diagonal, node)
+                if diagonal is not None and operand in needed
+                else None
                 for diagonal, operand in zip(node.op.diagonal, node.operands, strict=True)
             ]
         elif node.op.adjoint is not None:

@@ -58,10 +58,16 @@ class ProgramInfo:
         try:
             data = json.loads(text)
             arrays = {
-                key: tuple(ArrayInfo(str(a["name"]), str(a["dtype"]), tuple(map(int, a["shape"]))) for a in data[key])
+                key: tuple(
+                    ArrayInfo(str(a["name"]), str(a["dtype"]), tuple(map(int, a["shape"]))) for a in data[key]
+                )
                 for key in ("inputs", "outputs")
             }
             pairs = tuple((int(i), int(j)) for i, j in data["donated"])
-            return ProgramInfo(str(data["name"]), **arrays, workspace_bytes=int(data["workspace_bytes"]), donated=pairs)
+            return ProgramInfo(
+                str(data["name"]), **arrays, workspace_bytes=int(data["workspace_bytes"]), donated=pairs
+            )
         except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"program info: expected the JSON of a graphc program, got {text[:60]!r}") from error
+            raise ArtifactError(
+                f"program info: expected the JSON of a graphc program, got {text[:60]!r}"
+            ) from error

@@ -73,8 +73,13 @@ class Executable:
         infos = self.info.inputs
         if len(arrays) != len(infos):
             names = ", ".join(f"{a.name}: {a.text}" for a in infos)
-            raise ArgumentError(f"{self.info.name}: expected {len(infos)} arguments ({names}), got {len(arrays)}")
-        checked = [self._check(x, a, i in self._donated, copy) for i, (x, a) in enumerate(zip(arrays, infos, strict=True))]
+            raise ArgumentError(
+                f"{self.info.name}: expected {len(infos)} arguments ({names}), got {len(arrays)}"
+            )
+        checked = [
+            self._check(x, a, i in self._donated, copy)
+            for i, (x, a) in enumerate(zip(arrays, infos, strict=True))
+        ]
         for i in sorted(self._donated):
             for j, other in enumerate(checked):
                 if j != i and np.may_share_memory(checked[i], other):
@@ -110,18 +115,26 @@ class Executable:
 
     def _outputs_for(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [
-            inputs[self._outputs_of_donated[j]] if j in self._outputs_of_donated else aligned_empty(a.shape, a.dtype)
+            inputs[self._outputs_of_donated[j]]
+            if j in self._outputs_of_donated
+            else aligned_empty(a.shape, a.dtype)
             for j, a in enumerate(self.info.outputs)
         ]
 
-    def _checked_outputs(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _checked_outputs(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
         if len(outputs) != len(self.info.outputs):
-            raise ArgumentError(f"{self.info.name}: expected {len(self.info.outputs)} outputs, got {len(outputs)}")
+            raise ArgumentError(
+                f"{self.info.name}: expected {len(self.info.outputs)} outputs, got {len(outputs)}"
+            )
         for j, (array, info) in enumerate(zip(outputs, self.info.outputs, strict=True)):
             self._check(array, info, True, False)
             donor = self._outputs_of_donated.get(j)
             if donor is not None and array is not inputs[donor]:
-                raise ArgumentError(f"{self.info.name}: output {info.name}: expected the donated input's array")
+                raise ArgumentError(
+                    f"{self.info.name}: output {info.name}: expected the donated input's array"
+                )
             if donor is None and any(np.may_share_memory(array, x) for x in inputs):
                 raise ArgumentError(f"{self.info.name}: output {info.name}: expected memory of its own")
         return list(outputs)

@@ -33,7 +33,9 @@ def schedule(node: Node, target: Target, in_place: Mapping[int, int]) -> Kernel:
     `in_place_candidates`); the two are a single `inout` parameter.
     """
     if node.op.name != "fused":
-        raise CompileError(f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first")
+        raise CompileError(
+            f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first"
+        )
     return SCHEDULES[str(node.attrs["kind"])](node.regions[0], target, in_place)
 
 

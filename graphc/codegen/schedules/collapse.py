@@ -38,14 +38,18 @@ def collapse(region: Graph, domain: Sequence[int], axes: Sequence[int] = ()) -> 
             if tuple(node.ints("axes")) != tuple(axes) or not cover(node.operands[0], tuple(range(rank))):
                 return region
             continue
-        if own is None or (node.op.name not in ("const", "iota", "broadcast") and "pointwise" not in node.op.traits):
+        if own is None or (
+            node.op.name not in ("const", "iota", "broadcast") and "pointwise" not in node.op.traits
+        ):
             if node.op.name == "const" and node.type.shape == ():
                 continue
             return region
         if node.op.name == "broadcast":
             dims = tuple(own[d] for d in node.ints("dims"))
             operand = node.operands[0]
-            if not cover(operand, dims) or (operand not in inputs and operand.shape != () and level(operand.shape) != dims):
+            if not cover(operand, dims) or (
+                operand not in inputs and operand.shape != () and level(operand.shape) != dims
+            ):
                 return region
             for d in range(rank - 1):
                 if d in own and d + 1 in own and (d in dims) != (d + 1 in dims):

@@ -136,7 +136,10 @@ class _Contraction:
 
         def tile(row: Expr, mr: int, column: Expr, nv: int, active: int) -> list[Stmt]:
             def where(r: Expr, c: Expr) -> tuple[Expr, ...]:
-                row_part, column_part = (*rows_outer, r)[: len(rows.free)], (*columns_outer, c)[: len(columns.free)]
+                row_part, column_part = (
+                    (*rows_outer, r)[: len(rows.free)],
+                    (*columns_outer, c)[: len(columns.free)],
+                )
                 return (*batch, *column_part, *row_part) if swapped else (*batch, *row_part, *column_part)
 
             acc = Buffer(self.names.fresh("acc"), self.dtype, (mr, nv, lanes), space="reg", access="local")
@@ -160,7 +163,9 @@ class _Contraction:
                             nv,
                             lanes,
                             lambda j, lane: [
-                                store(acc, (i, j, lane), self._madd(a, load(b, j, lane), load(acc, i, j, lane)))
+                                store(
+                                    acc, (i, j, lane), self._madd(a, load(b, j, lane), load(acc, i, j, lane))
+                                )
                             ],
                         )
                     return inside
@@ -207,12 +212,16 @@ class _Contraction:
 
         def block(column: Expr, active: int) -> list[Stmt]:
             def tile(row: Expr, mr: int) -> list[Stmt]:
-                sums = Buffer(self.names.fresh("sums"), self.dtype, (mr, width), space="stack", access="local")
+                sums = Buffer(
+                    self.names.fresh("sums"), self.dtype, (mr, width), space="stack", access="local"
+                )
                 statements: list[Stmt] = [Alloc(sums)]
                 statements += self._blocks(
                     active,
                     _DOT_TILE,
-                    lambda j, nr: self._dot_tile(batch, left, right, row, mr, column, j, nr, lanes, depth, sums),
+                    lambda j, nr: self._dot_tile(
+                        batch, left, right, row, mr, column, j, nr, lanes, depth, sums
+                    ),
                 )
 
                 def finish(i: Expr, lane: Expr) -> list[Stmt]:
@@ -260,7 +269,9 @@ class _Contraction:
             along = (*outer, k + lane) if self.sums else ()
             with self.evaluator.scope() as inside:
                 bs = [
-                    self.evaluator.at(self.right.value, self.right.at(batch, (*right, column + offset + j), along))
+                    self.evaluator.at(
+                        self.right.value, self.right.at(batch, (*right, column + offset + j), along)
+                    )
                     for j in range(nr)
                 ]
                 for i in range(mr):

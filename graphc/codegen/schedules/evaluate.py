@@ -62,7 +62,9 @@ class Evaluator:
         self.region = region
         self.buffers = dict(buffers)
         self.names = names
-        self.bound: dict[Value, Callable[[Index], Expr]] = {}  # values that a schedule keeps in a buffer of its own
+        self.bound: dict[
+            Value, Callable[[Index], Expr]
+        ] = {}  # values that a schedule keeps in a buffer of its own
         self._scopes: list[_Scope] = []
 
     @contextmanager
@@ -284,4 +286,3 @@ _RULES: dict[str, Callable[[Node, Index], _Request]] = {
     "concat": _concat,
     "gather": _gather,
 }
-

@@ -53,7 +53,9 @@ def lane_block(names: Names, lanes: int, body: Body, active: int | None = None) 
     return [loop(lane, 0, lanes, statements, binding="vector")]
 
 
-def nest(names: Names, extents: Sequence[int], body: Callable[[tuple[Expr, ...]], Sequence[Stmt]]) -> list[Stmt]:
+def nest(
+    names: Names, extents: Sequence[int], body: Callable[[tuple[Expr, ...]], Sequence[Stmt]]
+) -> list[Stmt]:
     """Serial loops over `extents`, outermost first; a dimension of one element has no loop."""
     variables = [names.var("i") if n != 1 else index(0) for n in extents]
     statements = list(body(tuple(variables)))
@@ -63,7 +65,9 @@ def nest(names: Names, extents: Sequence[int], body: Callable[[tuple[Expr, ...]]
     return statements
 
 
-def parameters(region: Graph, in_place: Mapping[int, int]) -> tuple[dict[Value, Buffer], list[Buffer], list[Buffer]]:
+def parameters(
+    region: Graph, in_place: Mapping[int, int]
+) -> tuple[dict[Value, Buffer], list[Buffer], list[Buffer]]:
     """Buffers for the region's inputs and its results, and the kernel's parameters in order.
 
     A result that overwrites an operand shares its `inout` buffer.

@@ -131,7 +131,9 @@ class _Reduction:
                         shape = tuple(self.domain[d] for d in self.axes)
                         shape += (self.lanes,) if self.lanes_are_rows and self.lanes > 1 else ()
                         name = self.names.fresh("row")
-                        self.row_buffers[value] = Buffer(name, value.dtype, shape, space="stack", access="local")
+                        self.row_buffers[value] = Buffer(
+                            name, value.dtype, shape, space="stack", access="local"
+                        )
                         passes[first_pass[value]].buffered.append(value)
                     if value in self.row_buffers:
                         continue
@@ -248,7 +250,9 @@ class _Reduction:
             statements: list[Stmt] = []
             for node, (best, *rest) in accumulators.items():
                 where = (lane,) if best.shape else ()
-                statements.append(store(best, where, constant(best.dtype, identity(node.op.combine, best.dtype))))
+                statements.append(
+                    store(best, where, constant(best.dtype, identity(node.op.combine, best.dtype)))
+                )
                 statements += [store(cell, where, constant(cell.dtype, 0)) for cell in rest]
             return statements
 
@@ -272,7 +276,9 @@ class _Reduction:
             with self.evaluator.scope() as inside:
                 values = {v: self.evaluator.at(v, where) for v in (*roots, *step.buffered)}
                 for node, cells in accumulators.items():
-                    inside += _accumulate(node, cells, values[node.operands[0]], along[-1] if along else index(0), cell_lane)
+                    inside += _accumulate(
+                        node, cells, values[node.operands[0]], along[-1] if along else index(0), cell_lane
+                    )
                 for value in step.buffered:
                     buffer = self.row_buffers[value]
                     spot = (*along, cell_lane) if len(buffer.shape) > len(along) else along
@@ -369,5 +375,3 @@ def _is_expensive(node: Node) -> bool:
         return True
     primitive = PRIMITIVES.get(name)
     return "pointwise" in node.op.traits and (primitive is None or primitive.transcendental)
-
-

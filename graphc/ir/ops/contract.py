@@ -62,7 +62,9 @@ def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
     d = dimensions(attrs, lhs.rank, rhs.rank)
     for name, left, right in (("axes", d.lhs_summed, d.rhs_summed), ("batch", d.lhs_batch, d.rhs_batch)):
         if len(left) != len(right):
-            raise ShapeError(f"{name}: expected as many on the left as on the right, got {list(left)} and {list(right)}")
+            raise ShapeError(
+                f"{name}: expected as many on the left as on the right, got {list(left)} and {list(right)}"
+            )
         for a, b in zip(left, right, strict=True):
             if not (0 <= a < lhs.rank and 0 <= b < rhs.rank) or lhs.shape[a] != rhs.shape[b]:
                 raise ShapeError(f"{name} {a} of {lhs!r} and {b} of {rhs!r}: expected equal sizes")
@@ -110,8 +112,12 @@ def _adjoint(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> 
         return partial if perm == tuple(range(len(perm))) else build.transpose(partial, perm=perm)
 
     return [
-        of_operand(d.lhs_batch, d.lhs_free, d.lhs_summed, rhs, d.rhs_batch, d.rhs_free, d.rhs_summed, rhs_free),
-        of_operand(d.rhs_batch, d.rhs_free, d.rhs_summed, lhs, d.lhs_batch, d.lhs_free, d.lhs_summed, lhs_free),
+        of_operand(
+            d.lhs_batch, d.lhs_free, d.lhs_summed, rhs, d.rhs_batch, d.rhs_free, d.rhs_summed, rhs_free
+        ),
+        of_operand(
+            d.rhs_batch, d.rhs_free, d.rhs_summed, lhs, d.lhs_batch, d.lhs_free, d.lhs_summed, lhs_free
+        ),
     ]
 
 

@@ -27,7 +27,9 @@ def _axis(x: TensorType, attrs: Attrs) -> int:
     return axis
 
 
-def _infer_gather(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_gather(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     x, indices = types
     axis = _axis(x, attrs)
     check_dtype(indices.dtype, INDICES)
@@ -49,10 +51,15 @@ def _ref_gather(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarr
 def _adjoint_gather(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
     """The cotangent added to zeros at the same indices."""
     (g,), (x, indices) = cotangents, node.operands
-    return [None if g is None else build.scatter_add(build.zeros(x.type), indices, g, axis=node.int("axis")), None]
+    return [
+        None if g is None else build.scatter_add(build.zeros(x.type), indices, g, axis=node.int("axis")),
+        None,
+    ]
 
 
-def _infer_scatter(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_scatter(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     x, indices, updates = types
     (want,) = _infer_gather((x, indices), attrs, regions)
     check_dtype(x.dtype, NUMBERS)
@@ -73,7 +80,9 @@ def _ref_scatter(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndar
     return [np.ascontiguousarray(np.moveaxis(result, 0, axis)).reshape(x.shape)]
 
 
-def _adjoint_scatter(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+def _adjoint_scatter(
+    build: Builder, node: Node, cotangents: Sequence[Value | None]
+) -> Sequence[Value | None]:
     """The cotangent itself, and for the updates what it holds at the same indices."""
     (g,), indices = cotangents, node.operands[1]
     return [g, None, None if g is None else build.gather(g, indices, axis=node.int("axis"))]

@@ -120,7 +120,9 @@ _ROUNDED = span((0.1, 0.4))
 floor = pointwise(
     "floor", lambda s, x: s.floor(x), lambda s, x, y: (0,), np.floor, samples=_ROUNDED, kink=_CONSTANT
 )
-ceil = pointwise("ceil", lambda s, x: s.ceil(x), lambda s, x, y: (0,), np.ceil, samples=_ROUNDED, kink=_CONSTANT)
+ceil = pointwise(
+    "ceil", lambda s, x: s.ceil(x), lambda s, x, y: (0,), np.ceil, samples=_ROUNDED, kink=_CONSTANT
+)
 round_ = pointwise(
     "round",
     expr=lambda s, x: s.round(x),
@@ -138,7 +140,9 @@ exp = pointwise("exp", lambda s, x: s.exp(x), lambda s, x, y: (y,), np.exp)
 exp2 = pointwise("exp2", lambda s, x: s.exp2(x), lambda s, x, y: (y * math.log(2),), np.exp2)
 expm1 = pointwise("expm1", lambda s, x: s.expm1(x), lambda s, x, y: (y + 1,), np.expm1)
 log = pointwise("log", lambda s, x: s.log(x), lambda s, x, y: (1 / x,), np.log, samples=span(0.2, 4))
-log1p = pointwise("log1p", lambda s, x: s.log1p(x), lambda s, x, y: (1 / (1 + x),), np.log1p, samples=span(-0.7, 3))
+log1p = pointwise(
+    "log1p", lambda s, x: s.log1p(x), lambda s, x, y: (1 / (1 + x),), np.log1p, samples=span(-0.7, 3)
+)
 log2 = pointwise(
     "log2", lambda s, x: s.log2(x), lambda s, x, y: (1 / (x * math.log(2)),), np.log2, samples=span(0.2, 4)
 )
@@ -192,7 +196,9 @@ erf = pointwise(
 )
 
 
-def _infer_cast(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_cast(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     type = attrs["type"]
     assert isinstance(type, TensorType)
     check_dtype(types[0].dtype, ANY)

@@ -27,7 +27,9 @@ def _kept(rank: int, axes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _infer(allowed: Sequence[DType], empty_is_error: bool, result: DType | None = None):  # type: ignore[no-untyped-def]
-    def infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+    def infer(
+        types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+    ) -> tuple[TensorType, ...]:
         (x,) = types
         axes = _axes(attrs)
         check_dtype(x.dtype, allowed)
@@ -61,10 +63,14 @@ def _adjoint_sum(build: Builder, node: Node, cotangents: Sequence[Value | None])
     """The cotangent repeated along the summed axes."""
     (g,) = cotangents
     x = node.operands[0]
-    return [None if g is None else build.broadcast(g, dims=_kept(x.type.rank, node.ints("axes")), shape=x.shape)]
+    return [
+        None if g is None else build.broadcast(g, dims=_kept(x.type.rank, node.ints("axes")), shape=x.shape)
+    ]
 
 
-def _adjoint_extremum(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+def _adjoint_extremum(
+    build: Builder, node: Node, cotangents: Sequence[Value | None]
+) -> Sequence[Value | None]:
     """The elements that attain the extremum share its cotangent equally."""
     (g,) = cotangents
     if g is None:
@@ -113,7 +119,9 @@ def _reduction(
     )
 
 
-reduce_sum = _reduction("reduce_sum", "add", np.sum, NUMBERS, _adjoint_sum, latex=r"\sum {0}", doc="The sum over axes.")
+reduce_sum = _reduction(
+    "reduce_sum", "add", np.sum, NUMBERS, _adjoint_sum, latex=r"\sum {0}", doc="The sum over axes."
+)
 reduce_max = _reduction(
     "reduce_max", "max", np.max, NUMBERS, _adjoint_extremum,
     latex=r"\max {0}", doc="The largest element over axes; NaN if any is.", kink="a tie is shared equally",
@@ -124,14 +132,22 @@ reduce_min = _reduction(
 )  # fmt: skip
 _BOOL = "it takes and gives bools"
 reduce_any = _reduction(
-    "reduce_any", "or", np.any, (bool_,), latex=r"\bigvee {0}", doc="True if any element is.", no_derivative=_BOOL
+    "reduce_any",
+    "or",
+    np.any,
+    (bool_,),
+    latex=r"\bigvee {0}",
+    doc="True if any element is.",
+    no_derivative=_BOOL,
 )
 reduce_all = _reduction(
     "reduce_all", "and", np.all, (bool_,), latex=r"\bigwedge {0}", doc="True if all are.", no_derivative=_BOOL
 )
 
 
-def _infer_arg(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_arg(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     if len(_axes(attrs)) != 1:
         raise ShapeError(f"expected one axis, got {list(_axes(attrs))}")
     return _infer(NUMBERS, empty_is_error=True, result=i32)(types, attrs, regions)  # type: ignore[no-any-return]
@@ -174,5 +190,3 @@ def identity(combine: str, dtype: DType) -> float | int | bool:
         return -float("inf") if combine == "max" else float("inf")
     info = np.iinfo(dtype.numpy)
     return int(info.min if combine == "max" else info.max)
-
-

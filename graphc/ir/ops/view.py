@@ -62,12 +62,16 @@ def canonical_number(value: object, dtype: DType) -> bool | int | float | None:
     return int(value) if limits.min <= value <= limits.max else None
 
 
-def _infer_const(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_const(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     type, value = _type(attrs), attrs["value"]
     check_dtype(type.dtype, ANY)
     if isinstance(value, Dense):
         if value.array.shape != type.shape or value.array.dtype != type.dtype.numpy:
-            raise ShapeError(f"expected a constant of {type!r}, got {value.array.dtype.name}{list(value.array.shape)}")
+            raise ShapeError(
+                f"expected a constant of {type!r}, got {value.array.dtype.name}{list(value.array.shape)}"
+            )
     elif canonical_number(value, type.dtype) is None:
         raise DTypeError(f"expected a number of {type.dtype.name}, got {value!r}")
     return (type,)
@@ -75,7 +79,11 @@ def _infer_const(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph
 
 def _ref_const(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
     value, type = attrs["value"], _type(attrs)
-    return [value.array.astype(type.dtype.numpy) if isinstance(value, Dense) else np.full(type.shape, value, type.dtype.numpy)]
+    return [
+        value.array.astype(type.dtype.numpy)
+        if isinstance(value, Dense)
+        else np.full(type.shape, value, type.dtype.numpy)
+    ]
 
 
 const = register(
@@ -90,7 +98,9 @@ const = register(
 )  # fmt: skip
 
 
-def _infer_iota(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_iota(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     type = _type(attrs)
     check_dtype(type.dtype, NUMBERS)
     if not 0 <= integer(attrs, "dim") < type.rank:
@@ -115,7 +125,9 @@ iota = register(
 # -------------------------------------------------------------------------------------- broadcast, reshape, transpose
 
 
-def _infer_broadcast(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_broadcast(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,), dims, shape = types, int_list(attrs, "dims"), int_list(attrs, "shape")
     if len(dims) != x.rank or list(dims) != sorted(set(dims)) or not all(0 <= d < len(shape) for d in dims):
         raise ShapeError(f"expected {x.rank} increasing dims within rank {len(shape)}, got {list(dims)}")
@@ -132,7 +144,9 @@ def _ref_broadcast(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.nd
     return [np.broadcast_to(x.reshape(padded), shape)]
 
 
-def _adjoint_broadcast(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+def _adjoint_broadcast(
+    build: Builder, node: Node, cotangents: Sequence[Value | None]
+) -> Sequence[Value | None]:
     """The cotangent summed over the repeated dimensions."""
     (g,) = cotangents
     new = tuple(d for d in range(len(node.ints("shape"))) if d not in node.ints("dims"))
@@ -152,14 +166,18 @@ broadcast = register(
 )  # fmt: skip
 
 
-def _infer_reshape(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_reshape(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,), shape = types, int_list(attrs, "shape")
     if math.prod(shape) != x.size:
         raise ShapeError(f"expected a shape of {x.size} elements for {x!r}, got {list(shape)}")
     return (TensorType(x.dtype, shape),)
 
 
-def _adjoint_reshape(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+def _adjoint_reshape(
+    build: Builder, node: Node, cotangents: Sequence[Value | None]
+) -> Sequence[Value | None]:
     """The cotangent under the operand's shape."""
     (g,) = cotangents
     return [None if g is None else build.reshape(g, shape=node.operands[0].shape)]
@@ -178,14 +196,18 @@ reshape = register(
 )  # fmt: skip
 
 
-def _infer_transpose(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_transpose(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,), perm = types, int_list(attrs, "perm")
     if sorted(perm) != list(range(x.rank)):
         raise ShapeError(f"expected a permutation of {x.rank} dimensions, got {list(perm)}")
     return (TensorType(x.dtype, tuple(x.shape[p] for p in perm)),)
 
 
-def _adjoint_transpose(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+def _adjoint_transpose(
+    build: Builder, node: Node, cotangents: Sequence[Value | None]
+) -> Sequence[Value | None]:
     """The cotangent with its dimensions put back by the inverse permutation."""
     (g,), perm = cotangents, node.ints("perm")
     inverse = tuple(sorted(range(len(perm)), key=perm.__getitem__))
@@ -207,7 +229,9 @@ transpose = register(
 # ----------------------------------------------------------------------------------------------- slice, pad, concat
 
 
-def _infer_slice(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_slice(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,) = types
     start, size, step = (int_list(attrs, k) for k in ("start", "size", "step"))
     if not len(start) == len(size) == len(step) == x.rank:
@@ -262,7 +286,9 @@ def _padded(n: int, low: int, high: int, interior: int) -> int:
     return low + high + (n + (n - 1) * interior if n else 0)
 
 
-def _infer_pad(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_pad(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,) = types
     low, high, interior = (int_list(attrs, k) for k in ("low", "high", "interior"))
     if not len(low) == len(high) == len(interior) == x.rank or min((*low, *high, *interior, 0)) < 0:
@@ -304,7 +330,9 @@ pad = register(
 )  # fmt: skip
 
 
-def _infer_concat(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_concat(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     axis = integer(attrs, "axis")
     if not types or not 0 <= axis < types[0].rank:
         raise ShapeError(f"expected at least one operand of a rank above {axis}")
@@ -329,7 +357,9 @@ def _adjoint_concat(build: Builder, node: Node, cotangents: Sequence[Value | Non
     offset = 0
     for x in node.operands:
         start = tuple(offset if d == axis else 0 for d in range(x.type.rank))
-        parts.append(None if g is None else build.slice(g, start=start, size=x.shape, step=(1,) * x.type.rank))
+        parts.append(
+            None if g is None else build.slice(g, start=start, size=x.shape, step=(1,) * x.type.rank)
+        )
         offset += x.shape[axis]
     return parts
 
