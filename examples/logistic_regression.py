@@ -13,27 +13,28 @@ from pathlib import Path
 import numpy as np
 
 import graphc
+from graphc import Array
 from graphc.compiler import CompiledFunction
 
 
-def loss(a, x, target):
+def loss(a: Array, x: Array, target: Array) -> Array:
     """The mean squared error of y = σ(Ax), for one point x of the plane."""
     y = graphc.sigmoid(a @ x)
     return ((y - target) ** 2).mean()
 
 
-def batch_loss(a, points, targets):
+def batch_loss(a: Array, points: Array, targets: Array) -> Array:
     """The same for the points in the rows of a matrix: y = σ(X Aᵀ)."""
     y = graphc.sigmoid(points @ a.T)
     return ((y - targets) ** 2).mean()
 
 
-def one_point(a, x, target):
+def one_point(a: Array, x: Array, target: Array) -> object:
     """The loss and its gradient with respect to A."""
     return graphc.value_and_grad(loss)(a, x, target)
 
 
-def train_step(a, points, targets, rate):
+def train_step(a: Array, points: Array, targets: Array, rate: Array) -> tuple[Array, Array]:
     """One step of gradient descent. A is donated below, so the new matrix takes the memory of the old one."""
     error, gradient = graphc.value_and_grad(batch_loss)(a, points, targets)
     return error, a - rate * gradient

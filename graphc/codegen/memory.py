@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx
+import numpy as np
 
 from graphc.codegen.schedules import in_place_candidates, schedule
 from graphc.codegen.target import Target
@@ -224,11 +225,7 @@ class _Planner:
             tuple(steps),
             workspace,
             self.donated,
-            {
-                buffers[v].name: v.node.attrs["value"].array
-                for v in self.places
-                if self.places[v].kind == "constant"
-            },  # type: ignore[union-attr]
+            {buffers[v].name: _array_of(v.node) for v in self.places if self.places[v].kind == "constant"},
             graph.input_names,
             output_names,
         )
@@ -274,3 +271,9 @@ class _Planner:
             placed.append(root)
             total = max(total, offset + size)
         return total
+
+
+def _array_of(constant: Node) -> np.ndarray:
+    value = constant.attrs["value"]
+    assert isinstance(value, Dense)
+    return value.array
