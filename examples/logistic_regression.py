@@ -29,7 +29,7 @@ def batch_loss(a: Array, points: Array, targets: Array) -> Array:
     return ((y - targets) ** 2).mean()
 
 
-def one_point(a: Array, x: Array, target: Array) -> object:
+def one_point(a: Array, x: Array, target: Array) -> tuple[Array, Array]:
     """The loss and its gradient with respect to A."""
     return graphc.value_and_grad(loss)(a, x, target)
 

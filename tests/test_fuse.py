@@ -8,6 +8,7 @@ import pytest
 from graphc.frontend import losses
 from graphc.frontend.array import Array
 from graphc.frontend.tracer import trace
+from graphc.ir.graph import Builder, Graph, Value
 from graphc.ir.interp import interpret
 from graphc.ir.parser import parse
 from graphc.ir.types import f32, i32
@@ -140,13 +141,28 @@ CASES = {
 }
 
 
+def ordered(graph: Graph) -> Graph:
+    """The same graph with its nodes in the order in which the outputs need them, and without a stage."""
+    build = Builder()
+    new = {v: build.input(v.type, v.node.name) for v in graph.inputs}
+
+    def visit(value: Value) -> Value:
+        if value not in new:
+            node = value.node
+            copy = build.emit(node.op, [visit(v) for v in node.operands], node.attrs, node.regions)
+            new.update(zip(node.results, copy.results, strict=True))
+        return new[value]
+
+    return build.graph(graph.name, [visit(v) for v in graph.outputs])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fused_graph(name: str) -> None:
     before, after = (parse(text) for text in CASES[name])
     fused = fuse(before)
     verify(fused)
     assert fused == after, str(fused)
-    assert unfuse(fused) == before
+    assert ordered(unfuse(fused)) == ordered(before)
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=t.shape).astype(t.dtype.numpy) for t in before.input_types]
     for got, want in zip(interpret(fused, arrays), interpret(before, arrays), strict=True):
@@ -167,7 +183,7 @@ def test_softmax_cross_entropy_and_its_gradient_are_one_pass_over_the_rows() -> 
     assert rows.types == (f32[8], f32[8, 10])
     assert mean.types == (f32[()],)
     assert [n.op.name for n in rows.regions[0].nodes if "reduction" in n.op.traits] == ["reduce_max", *["reduce_sum"] * 2]
-    assert unfuse(fused) == simplified
+    assert ordered(unfuse(fused)) == ordered(simplified)
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(8, 10)).astype(np.float32), rng.integers(0, 10, 8).astype(np.int32)
     value, gradient = interpret(fused, [logits, labels])
@@ -189,4 +205,4 @@ def test_a_marked_diagonal_that_is_an_output_is_stored_once() -> None:
     )
     fused = fuse(before)
     assert [n.attrs["kind"] for n in fused.nodes] == ["map", "contract"]
-    assert unfuse(fused) == before
+    assert ordered(unfuse(fused)) == ordered(before)

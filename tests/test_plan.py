@@ -27,9 +27,10 @@ def planned(graph: Graph, donated: Donated = ()) -> Plan:
     verify_plan(plan)
     rng = np.random.default_rng(2)
     arrays = [rng.uniform(-1, 1, t.shape).astype(t.dtype.numpy) for t in graph.input_types]
-    for b in plan.of_kind("output"):
-        got = {b.position: a for b, a in zip(sorted(plan.of_kind("output"), key=lambda b: b.position), run_plan(plan, arrays), strict=True)}  # fmt: skip
-        np.testing.assert_allclose(got[b.position], interpret(graph, arrays)[b.position], rtol=2e-5, atol=2e-6)
+    positions = sorted(b.position for b in plan.of_kind("output"))
+    want = interpret(graph, arrays)
+    for position, got in zip(positions, run_plan(plan, arrays), strict=True):
+        np.testing.assert_allclose(got, want[position], rtol=2e-5, atol=2e-6)
     return plan
 
 

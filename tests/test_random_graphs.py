@@ -222,6 +222,21 @@ class Drawn:
         return f"\n{self.graph}"
 
 
+def ordered(graph: Graph) -> Graph:
+    """The same graph with its nodes in the order in which the outputs need them, and without a stage."""
+    build = Builder()
+    new = {v: build.input(v.type, v.node.name) for v in graph.inputs}
+
+    def visit(value: Value) -> Value:
+        if value not in new:
+            node = value.node
+            copy = build.emit(node.op, [visit(v) for v in node.operands], node.attrs, node.regions)
+            new.update(zip(node.results, copy.results, strict=True))
+        return new[value]
+
+    return build.graph(graph.name, [visit(v) for v in graph.outputs])
+
+
 @st.composite
 def graphs(draw: st.DrawFn, dtype: DType, smooth: bool = False, count: int = 20) -> Drawn:
     """At least `count` operations; the last ones, and one in between, are outputs."""
@@ -262,7 +277,7 @@ def some(examples: int) -> settings:
     )  # fmt: skip
 
 
-@some(25)
+@some(40)
 @given(graphs(f64))
 def test_every_stage_of_a_double_precision_graph_means_the_same(drawn: Drawn) -> None:
     graph = drawn.graph
@@ -282,7 +297,7 @@ def test_every_stage_of_a_double_precision_graph_means_the_same(drawn: Drawn) ->
         assert str(again) == str(stage)
 
 
-@some(15)
+@some(25)
 @given(graphs(f32, count=30))
 def test_compiled_single_precision_graph_is_near_the_double_precision_interpretation(drawn: Drawn) -> None:
     graph = drawn.graph
@@ -290,16 +305,15 @@ def test_compiled_single_precision_graph_is_near_the_double_precision_interpreta
     assert_close(native(compile_graph(graph), arrays), interpret(graph, arrays, float64=True), 2e-4)
 
 
-@some(8)
+@some(12)
 @given(graphs(f64, count=20))
 def test_unfusing_gives_the_simplified_graph_back(drawn: Drawn) -> None:
     graph = drawn.graph
     simplified = simplify(graph)
-    arrays = arguments(graph.input_types)
-    assert_close(interpret(unfuse(fuse(simplified)), arrays), interpret(simplified, arrays), 1e-12)
+    assert ordered(unfuse(fuse(simplified))) == ordered(simplified)
 
 
-@some(8)
+@some(12)
 @given(graphs(f64, count=20))
 def test_kernels_of_random_graphs_are_valid_reparsable_and_interpret_as_the_graph(drawn: Drawn) -> None:
     graph = drawn.graph
@@ -312,7 +326,7 @@ def test_kernels_of_random_graphs_are_valid_reparsable_and_interpret_as_the_grap
     assert_close(run_plan(compiled.plan, arrays), interpret(graph, arrays), 1e-9)
 
 
-@some(15)
+@some(25)
 @given(graphs(f64, smooth=True, count=20))
 def test_compiled_gradient_equals_the_central_difference(drawn: Drawn) -> None:
     """Along one random direction: <g, d> against (f(x + hd) - f(x - hd)) / 2h of the interpreter."""

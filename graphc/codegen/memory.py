@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import networkx
 import numpy as np
@@ -35,7 +36,7 @@ class _Place:
     """Where a value lives while the plan is being made."""
 
     value: Value
-    kind: str
+    kind: Literal["input", "output", "constant", "arena"]
     position: int = -1
     in_place_of: Value | None = None
 
@@ -168,7 +169,7 @@ class _Planner:
                 -1,
                 first,
                 alive,
-                other,  # type: ignore[arg-type]
+                other,
             )
 
         for value in self.places:
