@@ -14,10 +14,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphc import errors as errors
+    from graphc.callbacks import EarlyStopping as EarlyStopping
+    from graphc.callbacks import History as History
+    from graphc.compiler import compile as compile
     from graphc.frontend import init as init
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
     from graphc.frontend import optim as optim
+    from graphc.frontend.array import Array as Array
+    from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
+    from graphc.frontend.tracer import trace as trace
+    from graphc.ir.files import load_graph as load_graph
+    from graphc.ir.files import save_graph as save_graph
+    from graphc.ir.graph import Graph as Graph
+    from graphc.ir.interp import interpret as interpret
+    from graphc.ir.parser import parse as parse
+    from graphc.ir.types import DType as DType
     from graphc.ir.types import TensorType as TensorType
     from graphc.ir.types import bool_ as bool_
     from graphc.ir.types import f32 as f32
@@ -25,6 +37,15 @@ if TYPE_CHECKING:
     from graphc.ir.types import i32 as i32
     from graphc.ir.types import i64 as i64
     from graphc.ir.types import u8 as u8
+    from graphc.ir.verify import verify as verify
+    from graphc.training import DivergedError as DivergedError
+    from graphc.training import fit as fit
+    from graphc.transforms import grad as grad
+    from graphc.transforms import stop_gradient as stop_gradient
+    from graphc.transforms import value_and_grad as value_and_grad
+    from graphc.transforms import vjp as vjp
+    from graphc.weights import load_weights as load_weights
+    from graphc.weights import save_weights as save_weights
 
 __version__ = "0.1.0"
 
@@ -41,7 +62,7 @@ _PLACES = {
     "trace": "graphc.frontend.tracer",
     "compile": "graphc.compiler",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
-    "fit": "graphc.training",
+    **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),
     "errors": "graphc.errors:",

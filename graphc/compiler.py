@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.config import config
-from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.errors import ArgumentError, DTypeError, ShapeError, TargetError
 from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
@@ -328,11 +328,17 @@ def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object],
 
 
 def _target(target: str | Target) -> Target:
+    """The target, which must be able to run here: what is compiled is also loaded."""
     from graphc.codegen.target import host_target, target_from_name
 
-    if not isinstance(target, str):
-        return target
-    return host_target() if target == "cpu" else target_from_name(target)
+    host = host_target()
+    chosen = target if not isinstance(target, str) else host if target == "cpu" else target_from_name(target)
+    if chosen.triple.split("-")[0] != host.triple.split("-")[0] or chosen.vector_bits > host.vector_bits:
+        raise TargetError(
+            f"{here().prefix}compile: expected a target that runs on this machine ({host.triple}, "
+            f"{host.vector_bits}-bit vectors), got {chosen.name}"
+        )
+    return chosen
 
 
 def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:

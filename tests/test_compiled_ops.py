@@ -93,7 +93,9 @@ def expected_at_the_edges(op: OpDef, graph: Graph, arrays: Sequence[np.ndarray])
             return np.where(np.abs(arrays[0]) > 1.1e14, np.nan, want)
         if op.name == "mod" and wide:  # no digit of the quotient would mean anything
             quotient = arrays[0] / arrays[1]
-            return np.where((np.abs(quotient) > 2.0**53) & np.isfinite(quotient), 0.0 * np.sign(arrays[1]), want)
+            return np.where(
+                (np.abs(quotient) > 2.0**53) & np.isfinite(quotient), 0.0 * np.sign(arrays[1]), want
+            )
     return want
 
 

@@ -66,12 +66,28 @@ def test_call_gives_fresh_aligned_contiguous_outputs(arrays: tuple[np.ndarray, n
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
-        (lambda x, w: (x,), ArgumentError, "layer: expected 2 arguments (x: float32[4,6], w: float32[5,6]), got 1"),
-        (lambda x, w: (x, w, w), ArgumentError, "expected 2 arguments (x: float32[4,6], w: float32[5,6]), got 3"),
+        (
+            lambda x, w: (x,),
+            ArgumentError,
+            "layer: expected 2 arguments (x: float32[4,6], w: float32[5,6]), got 1",
+        ),
+        (
+            lambda x, w: (x, w, w),
+            ArgumentError,
+            "expected 2 arguments (x: float32[4,6], w: float32[5,6]), got 3",
+        ),
         (lambda x, w: (x.T, w), ShapeError, "layer: x: expected float32[4,6], got float32[6, 4]"),
         (lambda x, w: (x[0], w), ShapeError, "layer: x: expected float32[4,6], got float32[6]"),
-        (lambda x, w: (x, w.astype(np.float64)), DTypeError, "layer: w: expected float32[5,6], got float64[5, 6]"),
-        (lambda x, w: (x.astype(np.int32), w), DTypeError, "layer: x: expected float32[4,6], got int32[4, 6]"),
+        (
+            lambda x, w: (x, w.astype(np.float64)),
+            DTypeError,
+            "layer: w: expected float32[5,6], got float64[5, 6]",
+        ),
+        (
+            lambda x, w: (x.astype(np.int32), w),
+            DTypeError,
+            "layer: x: expected float32[4,6], got int32[4, 6]",
+        ),
         (lambda x, w: (x.tolist(), w), DTypeError, "layer: x: expected float32[4,6], got float64[4, 6]"),
     ],
 )
@@ -171,7 +187,10 @@ def test_array_that_is_not_donated_keeps_its_values() -> None:
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (read_only, "update: p: expected a donated array that is writable, contiguous and of native byte order"),
+        (
+            read_only,
+            "update: p: expected a donated array that is writable, contiguous and of native byte order",
+        ),
         (lambda p: np.repeat(p, 2)[::2], "update: p: expected a donated array that is writable"),
         (lambda p: p.astype(">f4"), "update: p: expected a donated array that is writable"),
     ],
@@ -225,10 +244,14 @@ def test_bound_donation_steps_on_the_same_memory() -> None:
     assert p.tolist() == [-0.5] * 6
 
 
-def test_bind_refuses_arrays_and_outputs_that_it_would_have_to_copy(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+def test_bind_refuses_arrays_and_outputs_that_it_would_have_to_copy(
+    arrays: tuple[np.ndarray, np.ndarray],
+) -> None:
     x, w = arrays
     run = executable(layer())
-    with pytest.raises(ArgumentError, match="layer: x: bind: expected a contiguous array of native byte order"):
+    with pytest.raises(
+        ArgumentError, match="layer: x: bind: expected a contiguous array of native byte order"
+    ):
         run.bind(np.asfortranarray(x), w)
     with pytest.raises(ArgumentError, match="layer: expected 1 outputs, got 0"):
         run.bind(x, w, outputs=[])
@@ -340,7 +363,9 @@ def test_object_needs_nothing_has_no_state_and_is_reproducible(target: str) -> N
     build = Builder()
     x = build.input(TensorType(f32, (4, 6)), "x")
     table = build.constant(np.arange(24, dtype=np.float32).reshape(4, 6), f32[4, 6])
-    graph = build.graph("mixed", [build.exp(build.add(x, table)), x, build.reduce_max(build.sin(x), axes=(0,))])
+    graph = build.graph(
+        "mixed", [build.exp(build.add(x, table)), x, build.reduce_max(build.sin(x), axes=(0,))]
+    )
     chosen = target_from_name(target)
     texts = [emit_program(make_plan(fuse(graph), chosen), chosen) for _ in range(2)]
     assert texts[0] == texts[1]

@@ -182,7 +182,10 @@ def test_softmax_cross_entropy_and_its_gradient_are_one_pass_over_the_rows() -> 
     assert [rows.attrs["kind"], mean.attrs["kind"]] == ["reduce", "reduce"]
     assert rows.types == (f32[8], f32[8, 10])
     assert mean.types == (f32[()],)
-    assert [n.op.name for n in rows.regions[0].nodes if "reduction" in n.op.traits] == ["reduce_max", *["reduce_sum"] * 2]
+    assert [n.op.name for n in rows.regions[0].nodes if "reduction" in n.op.traits] == [
+        "reduce_max",
+        *["reduce_sum"] * 2,
+    ]
     assert ordered(unfuse(fused)) == ordered(simplified)
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(8, 10)).astype(np.float32), rng.integers(0, 10, 8).astype(np.int32)

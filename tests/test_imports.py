@@ -47,7 +47,9 @@ def _statements(node: ast.AST, top: bool) -> Iterator[tuple[ast.AST, bool]]:
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         yield child, top
-        yield from _statements(child, top and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+        yield from _statements(
+            child, top and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        )
 
 
 @pytest.mark.parametrize("room", ALLOWED)
@@ -69,25 +71,36 @@ def test_runtime_needs_numpy_and_the_standard_library_alone() -> None:
     for file in sorted((PACKAGE / "runtime").rglob("*.py")):
         for module, _, line in imports(file):
             root = module.split(".")[0]
-            assert root in sys.stdlib_module_names or root in ("numpy", "graphc"), f"{file.name}:{line}: {module}"
+            assert root in sys.stdlib_module_names or root in ("numpy", "graphc"), (
+                f"{file.name}:{line}: {module}"
+            )
 
 
 def test_llvmlite_is_imported_in_functions_only() -> None:
     for file in sorted(PACKAGE.rglob("*.py")):
         for module, top, line in imports(file):
-            assert not (module.split(".")[0] == "llvmlite" and top), f"{file.relative_to(PACKAGE)}:{line}: {module}"
+            assert not (module.split(".")[0] == "llvmlite" and top), (
+                f"{file.relative_to(PACKAGE)}:{line}: {module}"
+            )
 
 
 def run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=60, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_importing_graphc_loads_neither_llvmlite_nor_networkx() -> None:
-    found = run("import sys, graphc; print(sorted(m for m in sys.modules if m in ('llvmlite', 'networkx', 'numpy')))")
+    found = run(
+        "import sys, graphc; print(sorted(m for m in sys.modules if m in ('llvmlite', 'networkx', 'numpy')))"
+    )
     assert "llvmlite" not in found and "networkx" not in found
 
 

@@ -24,6 +24,8 @@ from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
 from graphc.passes.simplify import simplify
 from graphc.passes.vjp import vjp
+
+
 @pytest.fixture
 def softsign() -> Iterator[OpDef]:
     try:

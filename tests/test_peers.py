@@ -25,7 +25,9 @@ def start() -> tuple[Arrays, np.ndarray, np.ndarray]:
     parameters: Arrays = []
     for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
         bound = fan_in**-0.5
-        parameters += [rng.uniform(-bound, bound, s).astype(np.float32) for s in ((fan_out, fan_in), (fan_out,))]
+        parameters += [
+            rng.uniform(-bound, bound, s).astype(np.float32) for s in ((fan_out, fan_in), (fan_out,))
+        ]
     return parameters, rng.normal(size=(32, 64)).astype(np.float32), rng.integers(0, 10, 32).astype(np.int32)
 
 
@@ -95,7 +97,9 @@ def theirs_jax(jax: ModuleType) -> tuple[list[float], Arrays]:
         value, gradients = both(parameters)
         if step == 0:
             first = [np.asarray(g) for g in gradients]
-        velocity = [np.float32(MOMENTUM) * v + np.asarray(g) for v, g in zip(velocity, gradients, strict=True)]
+        velocity = [
+            np.float32(MOMENTUM) * v + np.asarray(g) for v, g in zip(velocity, gradients, strict=True)
+        ]
         parameters = [p - np.float32(RATE) * v for p, v in zip(parameters, velocity, strict=True)]
         values.append(float(value))
     return values, first

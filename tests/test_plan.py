@@ -137,8 +137,14 @@ OVER = replace(buffer("over", "output"), in_place_of=X)
         (Plan("p", (X, Y), (CopyStep(X, Y), CopyStep(X, Y)), 0), "step 1 writes %y a second time"),
         (Plan("p", (X, Y), (CopyStep(X, Y), CopyStep(Y, X)), 0), "step 1 writes %x"),
         (Plan("p", (X, Y), (), 0), "output %y is never written"),
-        (Plan("p", (X, OVER, Y), (CopyStep(X, OVER), CopyStep(X, Y)), 0), "reads %x after it was overwritten in place"),
-        (Plan("p", (X, A, Y), (CopyStep(X, A), CopyStep(A, Y)), 8), "%a: expected an aligned place within 8 bytes"),
+        (
+            Plan("p", (X, OVER, Y), (CopyStep(X, OVER), CopyStep(X, Y)), 0),
+            "reads %x after it was overwritten in place",
+        ),
+        (
+            Plan("p", (X, A, Y), (CopyStep(X, A), CopyStep(A, Y)), 8),
+            "%a: expected an aligned place within 8 bytes",
+        ),
         (
             Plan("p", (X, replace(A, offset=4), Y), (CopyStep(X, Y),), 64),
             "%a: expected an aligned place within 64 bytes, got 4..20",

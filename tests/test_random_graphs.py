@@ -56,7 +56,9 @@ class Maker:
         fit = [v for v in reversed(self.values) if v.type.rank >= least_rank and v.type.size <= 600]
         if fit:
             return fit[self.draw(st.integers(0, min(len(fit) - 1, 7)))]
-        return self.build.broadcast(self.inputs[0], dims=_last(self.inputs[0], 3), shape=_padded(self.inputs[0], 3))
+        return self.build.broadcast(
+            self.inputs[0], dims=_last(self.inputs[0], 3), shape=_padded(self.inputs[0], 3)
+        )
 
     def axis(self, x: Value) -> int:
         return self.draw(st.integers(0, x.type.rank - 1))
@@ -80,7 +82,9 @@ class Maker:
     def unary(self) -> Value:
         build, x = self.build, self.value()
         square = build.add(build.mul(x, x), build.splat(1, x.type))
-        name = self.draw(st.sampled_from(("tanh", "sigmoid", "sin", "cos", "erf", "neg", "exp", "log", "sqrt", "rsqrt")))
+        name = self.draw(
+            st.sampled_from(("tanh", "sigmoid", "sin", "cos", "erf", "neg", "exp", "log", "sqrt", "rsqrt"))
+        )
         if name in ("log", "sqrt", "rsqrt"):
             return getattr(build, name)(square)  # type: ignore[no-any-return]
         return getattr(build, name)(build.tanh(x) if name == "exp" else x)  # type: ignore[no-any-return]
@@ -144,10 +148,10 @@ class Maker:
 
     def pad(self) -> Value:
         x = self.value(1)
-        low, high, interior = (
-            tuple(self.draw(st.integers(0, most)) for _ in x.shape) for most in (2, 2, 1)
+        low, high, interior = (tuple(self.draw(st.integers(0, most)) for _ in x.shape) for most in (2, 2, 1))
+        return self.build.pad(
+            x, low=low, high=high, interior=interior, value=self.draw(st.sampled_from((0.0, 0.5)))
         )
-        return self.build.pad(x, low=low, high=high, interior=interior, value=self.draw(st.sampled_from((0.0, 0.5))))
 
     def concat(self) -> Value:
         x = self.value(1)
@@ -161,7 +165,9 @@ class Maker:
     def scatter(self) -> Value:
         x = self.value(1)
         axis = self.axis(x)
-        return self.build.scatter_add(x, self.indices, self.build.gather(x, self.indices, axis=axis), axis=axis)
+        return self.build.scatter_add(
+            x, self.indices, self.build.gather(x, self.indices, axis=axis), axis=axis
+        )
 
     def _axes(self, x: Value) -> tuple[int, ...]:
         return tuple(sorted(self.draw(st.sets(st.integers(0, x.type.rank - 1), min_size=1))))
@@ -174,7 +180,9 @@ class Maker:
 
     def reduce_extremum(self) -> Value:
         x = self.value(1)
-        return getattr(self.build, self.draw(st.sampled_from(("reduce_max", "reduce_min"))))(x, axes=self._axes(x))  # type: ignore[no-any-return]
+        return getattr(self.build, self.draw(st.sampled_from(("reduce_max", "reduce_min"))))(
+            x, axes=self._axes(x)
+        )  # type: ignore[no-any-return]
 
     def softmax(self) -> Value:
         build, x = self.build, self.build.tanh(self.value(1))
