@@ -386,7 +386,9 @@ def _below(structure: Structure, skip: int = 0) -> list[str]:
 
 
 def _program(graph: Graph, target: Target, donated: Donated) -> Program:
-    key = (graph.canonical, repr(graph.input_names), repr(target), donated)
+    # names are part of it: errors and symbols show them
+    names = repr((graph.name, graph.input_names, graph.output_names))
+    key = (graph.canonical, names, repr(target), donated)
     with _LOCK:
         found = _PROGRAMS.get(key)
         if found is None:

@@ -261,7 +261,7 @@ def test_bind_refuses_arrays_and_outputs_that_it_would_have_to_copy(
         run.bind(x, w, outputs=[read_only(np.zeros((4, 4), np.float32))])
     square = executable(_square())
     same = np.ones((3, 3), np.float32)
-    with pytest.raises(ArgumentError, match="square: output .*: expected memory of its own"):
+    with pytest.raises(ArgumentError, match=r"square: output .*: expected memory of its own"):
         square.bind(same, outputs=[same])
     stepped, p = executable(update(), donate=("p",)), np.ones(6, np.float32)
     with pytest.raises(ArgumentError, match="update: output p: expected the donated input's array"):

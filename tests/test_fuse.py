@@ -88,19 +88,19 @@ CASES = {
     ),
     "sgd_update_goes_into_the_store_of_the_weight_gradient": (
         """graphc 1
-        graph @sgd(%g: f32[4,5], %x: f32[4,6], %w: f32[5,6], %rate: f32[]) -> (f32[5,6]) stage differentiated {
+        graph @sgd(%g: f32[4,5], %x: f32[4,6], %w: f32[5,6], %r: f32[]) -> (f32[5,6]) stage differentiated {
           %0 = contract %g, %x {axes=[[0],[0]], batch=[[],[]]} : f32[5,6]
-          %1 = broadcast %rate {dims=[], shape=[5,6]} : f32[5,6]
+          %1 = broadcast %r {dims=[], shape=[5,6]} : f32[5,6]
           %2 = mul %0, %1 : f32[5,6]
           %3 = sub %w, %2 : f32[5,6]
           return %3
         }
         """,
         """graphc 1
-        graph @sgd(%g: f32[4,5], %x: f32[4,6], %w: f32[5,6], %rate: f32[]) -> (f32[5,6]) stage fused {
-          %0 = fused %g, %x, %rate, %w {kind="contract"} : f32[5,6] region(%g: f32[4,5], %x: f32[4,6], %rate: f32[], %w: f32[5,6]) {
+        graph @sgd(%g: f32[4,5], %x: f32[4,6], %w: f32[5,6], %r: f32[]) -> (f32[5,6]) stage fused {
+          %0 = fused %g, %x, %r, %w {kind="contract"} : f32[5,6] region(%g: f32[4,5], %x: f32[4,6], %r: f32[], %w: f32[5,6]) {
             %0 = contract %g, %x {axes=[[0],[0]], batch=[[],[]]} : f32[5,6]
-            %1 = broadcast %rate {dims=[], shape=[5,6]} : f32[5,6]
+            %1 = broadcast %r {dims=[], shape=[5,6]} : f32[5,6]
             %2 = mul %0, %1 : f32[5,6]
             %3 = sub %w, %2 : f32[5,6]
             return %3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -23,7 +24,7 @@ def start() -> tuple[Arrays, np.ndarray, np.ndarray]:
     """Weights [out, in] and biases by turns, a batch, its labels."""
     rng = np.random.default_rng(4)
     parameters: Arrays = []
-    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+    for fan_in, fan_out in pairwise(SIZES):
         bound = fan_in**-0.5
         parameters += [
             rng.uniform(-bound, bound, s).astype(np.float32) for s in ((fan_out, fan_in), (fan_out,))
