@@ -184,8 +184,8 @@ def test_a_uniform_condition_runs_one_branch() -> None:
 
 
 def test_the_last_active_lane_wins_an_element() -> None:
-    (x,) = in_lanes("store %x[%l // 4] = cast f32 %l if %l < 6 { store %x[2] = cast f32 %l }", np.zeros(3))
-    assert x.tolist() == [3, 7, 5]
+    (x,) = in_lanes("store %x[%l // 3] = cast f32 %l if %l < 6 { store %x[3] = cast f32 %l }", np.zeros(4))
+    assert x.tolist() == [2, 5, 7, 5]
 
 
 def test_atomic_steps_happen_once_an_active_lane() -> None:
@@ -301,6 +301,19 @@ def test_calls_pass_scalars_and_windows_of_local_buffers() -> None:
     )
     run_kernel(kernel, [out])
     assert out.tolist() == [0, 7.5, 0]
+
+
+def test_windows_of_windows_add_their_offsets() -> None:
+    out = np.zeros((4, 4), np.float32)
+    kernel = checked(
+        """
+        kernel @cell(%c: f32[1] out) { store %c[0] = 1.0 }
+        kernel @block(%b: f32[2,2] strides(4, 1) inout) { call @cell(%b[1, 1]) }
+        kernel @k(%y: f32[4,4] inout) { call @block(%y[0, 1]) call @block(%y[2, 2]) }
+        """
+    )
+    run_kernel(kernel, [out])
+    assert np.argwhere(out).tolist() == [[1, 2], [3, 3]]
 
 
 def test_bool_buffers_are_numpy_bools_and_scalar_buffers_have_no_index() -> None:

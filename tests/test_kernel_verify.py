@@ -348,6 +348,10 @@ BOUNDS = [
     ("for %i = 0 to 8 step 1 serial { store %y[%i - 1] = 1.0 }", "got -1 at %i = 0"),
     ("for %i = 0 to 9 step 4 serial { store %y[%i] = 1.0 }", "got 8 at %i = 8"),
     ("for %i = 0 to 8 step 4 serial { store %y[%i + 3] = 1.0 }", ""),
+    (
+        "for %i = 0 to 8 step 1 unroll { for %j = 0 to 8 step 1 unroll { store %y[%i - %j] = 1.0 } }",
+        "= 0, %j = 1",
+    ),
     ("store %y[8] = 1.0", "got 8"),
     ("store %y[-1] = 1.0", "got -1"),
     ("store %y[%n] = 1.0", ""),

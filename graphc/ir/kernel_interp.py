@@ -198,11 +198,9 @@ class _Interpreter:
         elif stmt.binding == "thread":
             yield from self.threads(stmt, range(start, stop, stmt.step), state)
         else:
-            concurrent = stmt.binding in ("parallel", "block")
             for i in range(start, stop, stmt.step):
-                inner = state.own() if concurrent else state
-                inner.values[stmt.var.name] = np.array(i, np.int64)
-                yield from self.block(stmt.body, inner)
+                state.values[stmt.var.name] = np.array(i, np.int64)
+                yield from self.block(stmt.body, state)
 
     def threads(self, stmt: For, numbers: range, state: _State) -> Threads:
         """All threads up to their next barrier, in turn, until they end; a barrier waits for the outer threads too."""

@@ -170,7 +170,7 @@ class _Contraction:
                         )
                     return inside
 
-                # lanes beyond the last column are 0, not undefined: the masked load and this store are one instruction
+                # lanes beyond the last column are 0, not undefined: what is read of them never reaches memory
                 rest = lane_block(self.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
                 return [
                     Alloc(b),
