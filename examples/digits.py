@@ -23,9 +23,7 @@ BATCH = 32
 
 
 def make_model() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
-    )
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def load_data(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -47,7 +45,9 @@ def main() -> None:
     parser.add_argument("--target", default="cpu", help="cpu (default) or interpreter, the numpy oracle")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the batches")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for weights and plot")
-    parser.add_argument("--check", nargs=2, type=Path, metavar=("WEIGHTS", "PREDICTIONS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--check", nargs=2, type=Path, metavar=("WEIGHTS", "PREDICTIONS"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     train, validation, test = load_data(options.seed)
     if options.check:  # a fresh process: nothing but the files
@@ -83,7 +83,15 @@ def main() -> None:
     weights, predictions = options.out / "digits.safetensors", options.out / "predictions.npy"
     model.save(weights)
     here = predict(model, test[0])
-    command = [sys.executable, __file__, "--seed", str(options.seed), "--check", str(weights), str(predictions)]
+    command = [
+        sys.executable,
+        __file__,
+        "--seed",
+        str(options.seed),
+        "--check",
+        str(weights),
+        str(predictions),
+    ]
     subprocess.run(command, check=True)
     same = here.tobytes() == np.load(predictions).tobytes()
     print(f"a fresh process with {weights} predicts {'the same, bit for bit' if same else 'SOMETHING ELSE'}")
