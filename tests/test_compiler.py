@@ -15,6 +15,7 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError, TargetError
 from graphc.ir.files import load_graph
 from graphc.ir.interp import interpret
 from graphc.ir.kernel_text import parse_kernels
+from graphc.ir.plan import run_plan
 
 X = np.float32([[1, 2, 3], [4, 5, 6]])
 Pair = dict[str, graphc.Array]
@@ -172,3 +173,13 @@ def test_narrower_vectors_give_the_same_numbers(target: str) -> None:
     np.testing.assert_allclose(
         graphc.compile(f, x, target=target)(x), graphc.compile(f, x)(x), rtol=2e-5, atol=1e-5
     )
+
+
+def test_a_donated_input_may_pass_through_unchanged() -> None:
+    f = graphc.compile(lambda x, y: (x, x + y), X, X, donate=("x",))
+    x = X.copy()
+    same, total = f(x, X)
+    assert same is x
+    np.testing.assert_array_equal(same, X)
+    np.testing.assert_array_equal(total, 2 * X)
+    np.testing.assert_array_equal(run_plan(f.plan, [X, X])[0], X)

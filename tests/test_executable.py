@@ -189,7 +189,7 @@ def test_array_that_is_not_donated_keeps_its_values() -> None:
     [
         (
             read_only,
-            "update: p: expected a donated array that is writable, contiguous and of native byte order",
+            "update: p: expected a donated array that is writable, contiguous, aligned and of native byte order",
         ),
         (lambda p: np.repeat(p, 2)[::2], "update: p: expected a donated array that is writable"),
         (lambda p: p.astype(">f4"), "update: p: expected a donated array that is writable"),
@@ -250,7 +250,7 @@ def test_bind_refuses_arrays_and_outputs_that_it_would_have_to_copy(
     x, w = arrays
     run = executable(layer())
     with pytest.raises(
-        ArgumentError, match="layer: x: bind: expected a contiguous array of native byte order"
+        ArgumentError, match="layer: x: bind: expected a contiguous, aligned array of native byte order"
     ):
         run.bind(np.asfortranarray(x), w)
     with pytest.raises(ArgumentError, match="layer: expected 1 outputs, got 0"):

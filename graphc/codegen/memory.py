@@ -92,7 +92,7 @@ class _Planner:
             order.add_edges_from((producers[v], node) for v in node.operands if v in producers)
         for position, value in enumerate(graph.outputs):
             donor = donors.get(position)
-            if value in inputs and value is not donor and value in donors.values():
+            if value in inputs and value != donor and value in donors.values():
                 raise CompileError(f"@{graph.name}: output {position} is a donated input of another output")
             if donor is not None and value == donor:
                 continue  # it is there already

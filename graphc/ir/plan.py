@@ -178,4 +178,8 @@ def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             # the parameters' shapes may merge dimensions: the same elements in row-major order
             params = zip(step.arguments, step.kernel.params, strict=True)
             run_kernel(step.kernel, [places[b].reshape(p.shape) for b, p in params])
-    return [places[b] for b in sorted(plan.of_kind("output"), key=lambda b: b.position)]
+    outputs = {b.position: places[b] for b in plan.of_kind("output")}
+    inputs = {b.position: places[b] for b in plan.of_kind("input")}
+    for i, j in plan.donated:  # an input that passes through unchanged has no output buffer of its own
+        outputs.setdefault(j, inputs[i])
+    return [outputs[j] for j in sorted(outputs)]
