@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.config import config
-from graphc.errors import ArgumentError, DTypeError, ShapeError, TargetError
+from graphc.errors import ArgumentError, ArtifactError, DTypeError, ShapeError, TargetError
 from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
@@ -411,10 +411,15 @@ def _report(compiled: CompiledFunction) -> None:
 def _dump(compiled: CompiledFunction, folder: Path) -> None:
     """Writes every stage, numbered; graphs are reparsable."""
     from graphc.codegen.program import identifier
-    from graphc.ir.files import save_graph
+    from graphc.ir.files import save_graph, write_atomically
 
     place = folder / f"{os.getpid()}-{next(_DUMPS):03d}-{identifier(compiled.graph.name)}"
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"GRAPHC_DUMP: {place}: expected a writable folder, got {error.strerror}"
+        ) from None
     for number, (stage, graph) in enumerate(compiled.stages.items()):
         save_graph(graph, place / f"{number:02d}-{stage}.gir")
     texts = {
@@ -424,4 +429,4 @@ def _dump(compiled: CompiledFunction, folder: Path) -> None:
         "program.s": compiled.asm,
     }
     for number, (file, text) in enumerate(texts.items(), len(compiled.stages)):
-        (place / f"{number:02d}-{file}").write_text(text + "\n")
+        write_atomically(place / f"{number:02d}-{file}", f"{text}\n".encode())

@@ -6,9 +6,7 @@ Needs the `safetensors` package (``pip install graphc[safetensors]``); format: h
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from graphc.errors import ArtifactError
+from graphc.ir.files import write_atomically
 
 METADATA = {"format": "graphc"}
 
@@ -67,7 +66,7 @@ def save_weights(weights: HasWeights | Mapping[str, np.ndarray], path: str | os.
     _package()
     from safetensors.numpy import save
 
-    _write_whole(Path(path), save(entries, METADATA))
+    write_atomically(path, save(entries, METADATA))
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -105,25 +104,6 @@ def _array(what: str, entry: Mapping[str, object]) -> np.ndarray:
     stored = np.frombuffer(data, _DTYPES[str(kind)]).reshape(shape)
     native = np.float32 if kind == "F16" else stored.dtype.newbyteorder("=")
     return stored.astype(native, order="C", copy=True)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    place = Path(os.path.realpath(path))  # a link stays a link: the file that it names is replaced
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        # O_EXCL: never another's file; mode 0o666 less the process's mask, as of any file that a program writes
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the data it names
-        os.replace(temporary, place)
-    except OSError as error:
-        text = error.strerror or str(error)
-        raise ArtifactError(f"{path}: save_weights: expected a writable file, got {text}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # gone already where the rename succeeded
 
 
 def _package() -> ModuleType:

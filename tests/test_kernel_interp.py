@@ -500,3 +500,22 @@ def test_a_reparsed_kernel_computes_the_same() -> None:
         run_kernel(kernel, first, sample.scalars)
         run_kernel(parse_kernel(print_kernel(kernel)), second, sample.scalars)
         assert first[-1].tobytes() == second[-1].tobytes(), name
+
+
+def test_a_masked_read_of_a_register_sees_all_its_lanes_as_compiled_code_does() -> None:
+    kernel = parse_kernel(
+        """kernel @k(%y: f64[1] out) {
+          alloc %a: f64[4] reg
+          for %l = 0 to 4 step 1 vector {
+            store %a[%l] = 2.0:f64
+          }
+          for %m = 0 to 4 step 1 vector {
+            if %m < 3 {
+              store %y[0] = reduce add load %a[%m]
+            }
+          }
+        }"""
+    )
+    y = np.zeros(1)
+    run_kernel(kernel, [y])
+    assert y[0] == 8

@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match=r"w.safetensors: save_weights: .*got No space left on device"):
+    with pytest.raises(ArtifactError, match=r"w.safetensors: expected a writable file, got No space left on device"):
         save_weights({"a": np.float32([2])}, path)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["w.safetensors"]
@@ -139,7 +139,7 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         save_weights({"z": np.zeros(2, complex)}, tmp_path / "w")
     with pytest.raises(ArtifactError, match="expected names that are strings, got 3"):
         save_weights({3: np.zeros(2)}, tmp_path / "w")  # type: ignore[dict-item]
-    with pytest.raises(ArtifactError, match="save_weights: expected a writable file, got No such file"):
+    with pytest.raises(ArtifactError, match="expected a writable file, got No such file"):
         save_weights({}, tmp_path / "no" / "w")
     assert os.listdir(tmp_path) == []
 

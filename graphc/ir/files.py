@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
+import secrets
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,7 +28,7 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     Equal graphs with equal names and locations give equal bytes. Raises `ArtifactError` if a file can't be written.
 
     >>> from graphc.ir.graph import Builder
-    >>> from graphc.ir.types import f32
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_graph(Builder().graph("empty", []), Path(folder, "empty.gir"))
     ...     load_graph(Path(folder, "empty.gir"))
@@ -41,8 +41,8 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     if constants:
         buffer = io.BytesIO()
         np.savez(buffer, **{name: constants[name] for name in sorted(constants)})  # type: ignore[arg-type]
-        _write_atomically(side, buffer.getvalue())
-    _write_atomically(path, text)
+        write_atomically(side, buffer.getvalue())
+    write_atomically(path, text)
     if not constants:
         with contextlib.suppress(OSError):  # of an older graph under this name
             side.unlink()
@@ -102,26 +102,23 @@ def _read_constants(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """The whole file under its name, or the old one: a reader never sees a half."""
-    temporary = ""
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """The whole file under its name, or the old one: a reader never sees a half.
+
+    Raises `ArtifactError` where the file can't be written (a full disk, a read-only folder); nothing is left behind.
+    """
+    place = Path(os.path.realpath(path))  # a link stays a link: the file that it names is replaced
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        # O_EXCL: never another's file; mode 0o666 less the process's mask, as of any file that a program writes
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.fsync(file.fileno())  # a rename may reach the disk before the data it names
+        os.replace(temporary, place)
     except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise ArtifactError(f"{path}: expected a writable file, got {error.strerror}") from None
-
-
-def _umask() -> int:
-    """The process's mask of file modes, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        raise ArtifactError(f"{path}: expected a writable file, got {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # gone already where the rename succeeded

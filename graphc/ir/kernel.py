@@ -22,7 +22,8 @@ Meaning:
 - Loop variables are `i64`. `fn` is a name of `ir.scalar.PRIMITIVES` (so `fma` and `select` are ordinary functions).
 - The body of a ``vector`` loop runs for all its lanes at once: an expression that depends on the loop's variable has
   one value a lane. Vector loops have constant bounds, step 1, and do not nest. An ``if`` whose condition depends on
-  the lane is a mask: inactive lanes store nothing, and their loads give 0 without touching memory.
+  the lane is a mask: inactive lanes store nothing, and their loads give 0 without touching memory
+  (a register is read with all its lanes).
 - ``reduce fn x`` combines the lanes of x in lane order by halves and is uniform; ``shuffle`` picks lanes of two vectors.
 - A ``reg`` buffer is indexed by constants, unrolled variables and, last, the vector variable: each cell is a value in
   a register, an SSA phi where a loop changes it. Its cells are undefined until stored.

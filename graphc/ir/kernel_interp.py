@@ -315,12 +315,16 @@ class _Interpreter:
             self.fail(op, f"a store to %{name}[{where}] before it is read", "none")
 
     def load(self, buffer: Buffer, indices: Sequence[np.ndarray], state: _State) -> np.ndarray:
-        """Under a mask one value a lane, 0 where the lane is inactive."""
+        """Under a mask one value a lane: 0 where the lane is inactive, but a register's lanes are read as they are."""
         view = state.views[buffer.name]
         addresses = self.addresses("load", buffer, indices, state)
         self.check_stored("load", view, addresses)
         if state.mask is None:
             return np.asarray(view.storage[addresses])
+        if buffer.space == "reg":
+            return np.asarray(
+                view.storage[self.addresses("load", buffer, indices, replace(state, mask=None))]
+            )
         result = np.zeros(state.lanes, buffer.dtype.numpy)
         result[state.mask] = view.storage[addresses]
         return result
