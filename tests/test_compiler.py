@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,28 @@ def test_a_donated_input_may_pass_through_unchanged() -> None:
     np.testing.assert_array_equal(same, X)
     np.testing.assert_array_equal(total, 2 * X)
     np.testing.assert_array_equal(run_plan(f.plan, [X, X])[0], X)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: x.reshape(0, 2), (0,)),
+        (lambda x: graphc.exp(x), (0, 3)),
+        (lambda x: x.sum(axis=0), (0, 5)),
+        (lambda x: x.mean(axis=1), (5, 0)),
+        (lambda x: x @ x.T, (0, 4)),
+        (lambda x: x @ x.T, (4, 0)),
+        (lambda x: graphc.concat([x, graphc.ones((2, 3))]), (0, 3)),
+        (lambda x: graphc.take(x, np.zeros(0, np.int32), axis=0), (3,)),
+        (lambda x: x.argmax(axis=1), (0, 3)),
+        (lambda x: graphc.pad(x, ((1, 1),)), (0,)),
+        (lambda x: graphc.grad(lambda y: (y @ y.T).sum())(x), (4, 0)),
+        (lambda x: x + 1, ()),
+    ],
+)
+def test_arrays_without_elements_or_dimensions_compile(function: Callable, shape: tuple[int, ...]) -> None:
+    graph = graphc.trace(function, graphc.f32[shape])
+    x = np.ones(shape, np.float32)
+    (got,), (want,) = graphc.compile(graph).flat(x), interpret(graph, [x])
+    assert got.shape == want.shape and got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)

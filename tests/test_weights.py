@@ -127,7 +127,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match=r"w.safetensors: expected a writable file, got No space left on device"):
+    with pytest.raises(
+        ArtifactError, match=r"w.safetensors: expected a writable file, got No space left on device"
+    ):
         save_weights({"a": np.float32([2])}, path)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["w.safetensors"]

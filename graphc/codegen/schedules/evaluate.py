@@ -166,6 +166,8 @@ def reindex(where: Index, shape: Sequence[int], target: Sequence[int]) -> Index:
 
     Dimensions that the shapes share from the left or right, up to ones, keep their index; the rest divide.
     """
+    if 0 in target:  # there is no element to find
+        return (index(0),) * len(target)
     left = [(i, n) for i, n in zip(where, shape, strict=True) if n != 1]
     right = [n for n in target if n != 1]
     result: list[Expr] = []
