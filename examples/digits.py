@@ -27,12 +27,12 @@ def make_model() -> nn.Sequential:
 
 
 def load_data(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training, validation and test parts (80/10/10) of the shuffled data, centred by the training part's mean."""
+    """Training, validation and test parts (80/10/10) of the shuffled data, each pixel centred by its mean in the training part."""
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.data))
     x, y = (digits.data[order] / 16).astype(np.float32), digits.target[order].astype(np.int32)
     cuts = [len(x) * 8 // 10, len(x) * 9 // 10]
-    x = x - x[: cuts[0]].mean()
+    x = x - x[: cuts[0]].mean(axis=0)
     return list(zip(np.split(x, cuts), np.split(y, cuts), strict=True))
 
 
