@@ -27,7 +27,7 @@ def make_model() -> nn.Sequential:
 
 
 def load_data(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training, validation and test parts (80/10/10) of the shuffled data, each pixel centred by its mean in the training part."""
+    """Training, validation and test parts (80/10/10), shuffled; each pixel is centred by its training mean."""
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.data))
     x, y = (digits.data[order] / 16).astype(np.float32), digits.target[order].astype(np.int32)

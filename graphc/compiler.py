@@ -28,7 +28,7 @@ from graphc.ir.loc import here
 from graphc.ir.types import TensorType
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
-from graphc.runtime.executable import Bound, Executable, aligned_empty
+from graphc.runtime.executable import Executable, aligned_empty
 
 if TYPE_CHECKING:
     from graphc.codegen.target import Target
@@ -252,17 +252,16 @@ class BoundFunction:
     """A compiled function with its memory. `outputs` has the function's structure; its arrays change with each call."""
 
     def __init__(self, traced: Traced, program: Program | InterpretedProgram, arrays: list[object]) -> None:
-        self._interpreted: Callable[[], None] | None = None
-        self._bound: Bound | None = None
+        self.run: Callable[[], None]
         if isinstance(program, InterpretedProgram):
             inputs = [np.asarray(a) for a in arrays]
             outputs = program.outputs_for(inputs)
-            self._interpreted = lambda: program.run(inputs, outputs)
+            self.run = lambda: program.run(inputs, outputs)
         else:
-            self._bound = program.executable.bind(*arrays)
-            outputs = self._bound.outputs
+            bound = program.executable.bind(*arrays)
+            outputs = bound.outputs
+            self.run = bound
         self.outputs = traced.outputs.unflatten(outputs)
-        self.run: Callable[[], None] = self._bound if self._bound is not None else self._interpreted  # type: ignore[assignment]
 
     def __call__(self) -> None:
         self.run()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphc.codegen.schedules.evaluate import Names
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Value
-from graphc.ir.kernel import Buffer, Expr, If, Stmt, index, loop
+from graphc.ir.kernel import Access, Buffer, Expr, If, Stmt, index, loop
 from graphc.ir.types import DType, f32
 
 Body = Callable[[Expr], Sequence[Stmt]]
@@ -57,11 +57,11 @@ def nest(
     names: Names, extents: Sequence[int], body: Callable[[tuple[Expr, ...]], Sequence[Stmt]]
 ) -> list[Stmt]:
     """Serial loops over `extents`, outermost first; a dimension of one element has no loop."""
-    variables = [names.var("i") if n != 1 else index(0) for n in extents]
-    statements = list(body(tuple(variables)))
+    variables = [names.var("i") if n != 1 else None for n in extents]
+    statements = list(body(tuple(index(0) if v is None else v for v in variables)))
     for variable, n in reversed(list(zip(variables, extents, strict=True))):
-        if n != 1:
-            statements = [loop(variable, 0, n, statements)]  # type: ignore[arg-type]
+        if variable is not None:
+            statements = [loop(variable, 0, n, statements)]
     return statements
 
 
@@ -76,8 +76,8 @@ def parameters(
     params: list[Buffer] = []
     inputs: dict[Value, Buffer] = {}
     for position, value in enumerate(region.inputs):
-        access = "inout" if position in overwritten else "in"
-        buffer = Buffer(f"in{position}", value.dtype, value.shape, access=access)  # type: ignore[arg-type]
+        access: Access = "inout" if position in overwritten else "in"
+        buffer = Buffer(f"in{position}", value.dtype, value.shape, access=access)
         inputs[value] = buffer
         params.append(buffer)
     results: list[Buffer] = []

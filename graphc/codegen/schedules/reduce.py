@@ -11,7 +11,7 @@ has a row of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphc.codegen.schedules.collapse import collapse
@@ -37,6 +37,11 @@ from graphc.ir.kernel import (
 from graphc.ir.ops.reduce import identity
 from graphc.ir.scalar import PRIMITIVES
 from graphc.ir.types import DType
+
+# (index of the row's lane, lane), both None where a row has all lanes to itself
+RowBody = Callable[["Expr | None", "Expr | None"], Sequence[Stmt]]
+# (index of the row's lane, index along the reduced dimensions, lane of the accumulators)
+ElementBody = Callable[["Expr | None", "tuple[Expr, ...]", Expr], "list[Stmt]"]
 
 _LARGEST_ROW_BUFFER = 32 * 1024  # bytes on the stack; a longer row is computed again instead
 
@@ -173,7 +178,7 @@ class _Reduction:
             block += self._store_reduced(outer, base, active)
         return statements + block
 
-    def _lanewise(self, base: Expr | None, active: int | None, body) -> list[Stmt]:  # type: ignore[no-untyped-def]
+    def _lanewise(self, base: Expr | None, active: int | None, body: RowBody) -> list[Stmt]:
         """`body(index of the row's lane, lane)` once, or for each lane of a vector of rows."""
         if base is None:
             return list(body(None, None))
@@ -303,7 +308,7 @@ class _Reduction:
             return nest(self.names, extents, lambda along: element(None, along, index(0)))
         return nest(self.names, extents[:-1], lambda along: self._vectors(extents[-1], along, element))
 
-    def _vectors(self, extent: int, along: tuple[Expr, ...], element) -> list[Stmt]:  # type: ignore[no-untyped-def]
+    def _vectors(self, extent: int, along: tuple[Expr, ...], element: ElementBody) -> list[Stmt]:
         """The innermost reduced dimension in vectors whose lanes accumulate side by side."""
         full = extent // self.lanes * self.lanes
         statements: list[Stmt] = []
