@@ -12,7 +12,6 @@ import io
 import os
 import platform
 import sys
-import tempfile
 import traceback
 import zipfile
 import zlib
@@ -25,7 +24,7 @@ import numpy as np
 
 from graphc.config import VARIABLES
 from graphc.errors import ArgumentError, ArtifactError, GraphcError, ParseError
-from graphc.ir.files import load_graph, save_graph
+from graphc.ir.files import load_graph, save_graph, write_atomically
 from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.opdef import OpDef
@@ -299,21 +298,14 @@ def _read_npz(name: str) -> dict[str, np.ndarray]:
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes beside the file and renames, so that what stands there is whole, the old or the new."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # numpy.savez can't write an array named "file"
+    """One file of named arrays, whole or not at all."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:  # numpy.savez can't write an array named "file"
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(buffer.getvalue())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", member.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 @dataclass(frozen=True)

@@ -377,7 +377,7 @@ class _Interpreter:
             return np.array(args[0]).view(node.dtype.numpy)
         if isinstance(node, Shuffle):
             x, y = (np.broadcast_to(a, (state.lanes,)) for a in args)
-            return np.concatenate([x, y])[list(node.lanes)]
+            return np.asarray(np.concatenate([x, y])[list(node.lanes)])
         if isinstance(node, Reduce):
             return _reduced(node.fn, np.broadcast_to(args[0], (state.lanes,)))
         assert isinstance(node, Intrinsic)
