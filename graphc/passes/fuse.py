@@ -24,6 +24,7 @@ from graphc.ir.ops import fused
 from graphc.ir.scalar import PRIMITIVES
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice")
+_LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
 
 
@@ -184,17 +185,23 @@ class _Fusion:
         return direct and "reduction" in node.op.traits and operand.shape == group.domain
 
     def _path_around(self, producer: _Group, consumer: _Group) -> bool:
-        """True if a path leaves `producer` and comes back in `consumer` through a third group."""
+        """True if a path leaves `producer` and comes back in `consumer` through a third group.
+
+        The search gives up, and says so, after a bounded number of groups: fusion stays linear, and what is far apart
+        (an activation and its cotangent) has a path around it, through the loss, anyway.
+        """
         goal, start = set(consumer.nodes), set(producer.nodes)
-        last = max(n.serial for n in consumer.nodes)
+        last = consumer.nodes[-1].serial
         stack = [s for n in producer.nodes for s in self.successors[n] if s not in goal and s not in start]
         seen: set[_Group] = set()
         while stack:
             node = stack.pop()
             group = self.group_of.get(node)
-            if group is None or group in seen or min(n.serial for n in group.nodes) > last:
+            if group is None or group in seen or group.nodes[0].serial > last:
                 continue
             seen.add(group)
+            if len(seen) > _LONGEST_SEARCH:
+                return True
             for member in group.nodes:
                 for successor in self.successors[member]:
                     if successor in goal:
