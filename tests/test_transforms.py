@@ -14,6 +14,7 @@ from graphc.frontend.array import Array
 from graphc.frontend.tracer import current_trace, trace, trace_function
 from graphc.ir.interp import interpret
 from graphc.ir.types import f32, f64
+from graphc.passes.vjp import vjp as vjp_pass
 from graphc.transforms import grad, stop_gradient, value_and_grad, vjp
 
 LINE = re.escape(__file__) + r":\d+: "
@@ -308,3 +309,10 @@ def test_errors_say_what_to_do(case: int) -> None:
     call, kind, text = ERRORS[case]
     with pytest.raises(kind, match=LINE + text):
         call()
+
+
+def test_without_seeds_only_the_first_output_is_differentiated() -> None:
+    graph = trace(lambda x: ((x * x).sum(), 5 * x), f64[3])
+    x = np.array([1.0, 2.0, 3.0])
+    *_, gradient = interpret(vjp_pass(graph, seeds=False), [x])
+    np.testing.assert_array_equal(gradient, 2 * x)

@@ -43,11 +43,12 @@ _ATOMICS = {
 }
 
 
-def emit_kernels(kernels: Sequence[Kernel], target: Target) -> str:
-    """The module of some kernels, each an external function of its name, with all that they call as internal ones.
+def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -> str:
+    """The module of some kernels, each a function of its name, with all that they call as internal ones.
 
-    A kernel's function takes a pointer for each buffer and then its scalars. Raises `CompileError` for what has no
-    machine code on the target and `TargetError` for a data type that the target hasn't.
+    `linkage` is LLVM's, of the kernels' functions; empty for external ones. A function takes a pointer for each buffer
+    and then its kernel's scalars. Raises `CompileError` for what has no machine code
+    on the target and `TargetError` for a data type that the target hasn't.
 
     >>> from graphc.codegen.target import target_from_name
     >>> from graphc.ir.kernel import Buffer, Kernel, constant, store
@@ -57,7 +58,7 @@ def emit_kernels(kernels: Sequence[Kernel], target: Target) -> str:
     >>> "define void @one(ptr noalias align 4 %y)" in text
     True
     """
-    functions = [_Function(k, target, k.name, "") for k in kernels]
+    functions = [_Function(k, target, k.name, linkage) for k in kernels]
     known = {k.name: k for k in kernels}
     pending = [callee for k in kernels for callee in _callees(k.body)]
     while pending:

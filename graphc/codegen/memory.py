@@ -35,7 +35,6 @@ def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] =
 class _Place:
     """Where a value lives while the plan is being made."""
 
-    value: Value
     kind: Literal["input", "output", "constant", "arena"]
     position: int = -1
     in_place_of: Value | None = None
@@ -80,10 +79,10 @@ class _Planner:
         graph = self.graph
         inputs = set(graph.inputs)
         for position, value in enumerate(graph.inputs):
-            self.places[value] = _Place(value, "input", position)
+            self.places[value] = _Place("input", position)
         for node in graph.nodes:
             if node.op.name == "const":
-                self.places[node.results[0]] = _Place(node.results[0], "constant")
+                self.places[node.results[0]] = _Place("constant")
         donors = {j: graph.inputs[i] for i, j in self.donated}
         order: networkx.DiGraph[Node] = networkx.DiGraph()
         order.add_nodes_from(self.nodes)
@@ -100,9 +99,9 @@ class _Planner:
                 self.copies.append((value, position))
                 continue
             if donor is None:
-                self.places[value] = _Place(value, "output", position)
+                self.places[value] = _Place("output", position)
             elif self._may_overwrite(donor, value, producers[value], order):
-                self.places[value] = _Place(value, "output", position, in_place_of=donor)
+                self.places[value] = _Place("output", position, in_place_of=donor)
             else:
                 self.copies.append((value, position))
         rank = {n: i for i, n in enumerate(self.nodes)}
@@ -130,7 +129,7 @@ class _Planner:
             for position, value in enumerate(node.results):
                 if value in self.places:
                     continue
-                place = _Place(value, "arena")
+                place = _Place("arena")
                 for own in self.candidates[node][position]:
                     operand = node.operands[own]
                     free = (

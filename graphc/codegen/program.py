@@ -46,10 +46,8 @@ def program_info(plan: Plan) -> ProgramInfo:
 
 def emit_program(plan: Plan, target: Target) -> str:
     """The LLVM text of the whole program."""
-    kernels = emit_kernels(plan.kernels, target)
-    for kernel in plan.kernels:  # nothing but the entry and the info is seen from outside
-        external = rf"^define void @{re.escape(kernel.name)}\("
-        kernels = re.sub(external, f"define internal void @{kernel.name}(", kernels, flags=re.M)
+    # nothing but the entry and the info is seen from outside
+    kernels = emit_kernels(plan.kernels, target, linkage="internal")
     info = program_info(plan)
     text = info.to_json().encode() + b"\0"
     constants = [

@@ -58,7 +58,7 @@ class Simplify(Pass):
 class Vjp(Pass):
     """Adds the gradients of the inputs `wrt` (every float input if not given) by the chain rule.
 
-    With `seeds` the outputs' cotangents are inputs; without, the single scalar output is seeded with 1.
+    With `seeds` the outputs' cotangents are inputs; without, the first output, a float scalar, is seeded with 1.
     """
 
     name: ClassVar[str] = "vjp"

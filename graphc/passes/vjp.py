@@ -20,9 +20,9 @@ from graphc.ir.scalar import Scalar
 def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True) -> Graph:
     """The graph's outputs, then the gradient with respect to each input in `wrt` (default: every float input).
 
-    With `seeds` the cotangents of the float outputs are further inputs ``d_<output>``; without, the single scalar
-    output is seeded with 1. Raises `ArgumentError` for an unknown input, `DTypeError` for one that is not a float,
-    `ShapeError` where a scalar output is needed and not there.
+    With `seeds` the cotangents of the float outputs are further inputs ``d_<output>``; without, the first output, a
+    float scalar, is seeded with 1 and the others only ride along. Raises `ArgumentError` for an unknown input,
+    `DTypeError` for one that is not a float, `ShapeError` where a scalar output is needed and not there.
 
     >>> from graphc.ir.types import f32
     >>> build = Builder()
@@ -53,15 +53,13 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
         forward.append(copy)
     outputs = [new[v] for v in graph.outputs]
     cotangents = _Cotangents(build)
+    if not seeds:
+        cotangents.add(outputs[0], build.splat(1, outputs[0].type))
     for position, output in enumerate(outputs):
-        if not output.dtype.is_float:
-            continue
-        if seeds:
+        if seeds and output.dtype.is_float:
             name = (graph.output_names[position] if graph.output_names else "") or str(position)
             taken = [v.node.name for v in build.inputs]
             cotangents.add(output, build.input(output.type, _fresh(f"d_{name}", taken)))
-        else:
-            cotangents.add(output, build.splat(1, output.type))
     wanted = [new[v] for v in targets]
     _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
@@ -172,7 +170,7 @@ def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> V
             return g if diagonal.value == 1 else build.neg(g)
     if diagonal.fn == "select":
         condition, yes, no = diagonal.args
-        if condition.fn == "arg" or scalar_is_condition(condition):
+        if condition.fn == "arg" or _is_condition(condition):
             chosen = _times_diagonal(build, g, yes, node)
             other = _times_diagonal(build, g, no, node)
             if chosen is None and other is None:
@@ -183,5 +181,5 @@ def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> V
     return build.mul(g, to_graph(diagonal, build, args, g.type), diagonal=True)
 
 
-def scalar_is_condition(tree: Scalar) -> bool:
+def _is_condition(tree: Scalar) -> bool:
     return tree.fn in scalar.PRIMITIVES and scalar.PRIMITIVES[tree.fn].result == "bool"
