@@ -7,7 +7,8 @@ the text needs no optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from graphc.codegen import emit_math
 from graphc.codegen.emit_expr import Expressions
@@ -29,11 +30,13 @@ from graphc.ir.kernel import (
     Intrinsic,
     Kernel,
     Let,
+    Prefetch,
     Reduce,
     Shuffle,
     Stmt,
     Store,
 )
+from graphc.ir.kernel_print import callees
 from graphc.ir.types import bool_, i32, i64
 
 _ATOMICS = {
@@ -58,20 +61,39 @@ def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -
     >>> "define void @one(ptr noalias align 4 %y)" in text
     True
     """
-    functions = [_Function(k, target, k.name, linkage) for k in kernels]
-    known = {k.name: k for k in kernels}
-    pending = [callee for k in kernels for callee in _callees(k.body)]
-    while pending:
-        kernel = pending.pop()
-        if known.setdefault(kernel.name, kernel) is not kernel:
-            raise CompileError(f"kernel @{kernel.name}: expected one kernel of this name, got two")
-        if all(f.kernel is not kernel for f in functions):
-            functions.append(_Function(kernel, target, kernel.name, "internal"))
-            pending += _callees(kernel.body)
+    symbols, shared = _symbols(kernels)
+    functions = [_Function(k, target, k.name, linkage, symbols) for k in kernels]
+    functions += [_Function(k, target, symbols[id(k)], "internal", symbols) for k in shared]
     texts = [f.text() for f in functions]
     return "\n".join(
         [module_header(target), *texts, helper_functions(set().union(*(f.w.helpers for f in functions)))]
     )
+
+
+def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
+    """The function of every kernel (by id) that runs, and what the given ones call: of equal kernels one."""
+    symbols: dict[int, str] = {}
+    for kernel in kernels:
+        if kernel.name in symbols.values():
+            raise CompileError(f"kernel @{kernel.name}: expected one kernel of this name, got two")
+        symbols[id(kernel)] = kernel.name
+    taken = set(symbols.values())
+    by_text: dict[str, str] = {}
+    shared: list[Kernel] = []
+    for kernel in kernels:
+        for callee in callees(kernel)[:-1]:
+            if id(callee) in symbols:
+                continue
+            text = str(replace(callee, name=""))
+            if text not in by_text:
+                number = 0
+                while (symbol := f"{callee.name}{number}") in taken:
+                    number += 1
+                taken.add(symbol)
+                by_text[text] = symbol
+                shared.append(callee)
+            symbols[id(callee)] = by_text[text]
+    return symbols, shared
 
 
 def module_header(target: Target) -> str:
@@ -96,19 +118,7 @@ def emit_function(
     >>> emit_function(Kernel("nothing", (), ()), target_from_name("wasm32"), "f").splitlines()[0]
     'define internal void @f() nounwind "no-builtins" {'
     """
-    return _Function(kernel, target, symbol or kernel.name, linkage).text()
-
-
-def _callees(body: Sequence[Stmt]) -> list[Kernel]:
-    found: list[Kernel] = []
-    for stmt in body:
-        if isinstance(stmt, Call):
-            found.append(stmt.kernel)
-        elif isinstance(stmt, For):
-            found += _callees(stmt.body)
-        elif isinstance(stmt, If):
-            found += _callees((*stmt.body, *stmt.orelse))
-    return found
+    return _Function(kernel, target, symbol or kernel.name, linkage, {}).text()
 
 
 def _lanes_of_loops(body: Sequence[Stmt]) -> dict[int, int]:
@@ -138,8 +148,11 @@ def _mixes_lanes(body: Sequence[Stmt]) -> bool:
 class _Function:
     """One kernel on its way to text."""
 
-    def __init__(self, kernel: Kernel, target: Target, symbol: str, linkage: str) -> None:
+    def __init__(
+        self, kernel: Kernel, target: Target, symbol: str, linkage: str, symbols: Mapping[int, str]
+    ) -> None:
         self.kernel, self.target, self.symbol, self.linkage = kernel, target, symbol, linkage
+        self.symbols = symbols  # of the kernels that it calls, by id; their names where it is not told
         self.w = Writer(target, kernel.name)
         self.memory = Memory(self.w)
         self.registers = Registers(self.w, kernel.body, _lanes_of_loops(kernel.body))
@@ -148,7 +161,7 @@ class _Function:
         self._threads = 0  # loops of threads around that run one after the other
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
-            Barrier: self._barrier, Call: self._call, Atomic: self._atomic,
+            Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
         }  # fmt: skip
 
     def text(self) -> str:
@@ -259,6 +272,16 @@ class _Function:
         place = place_of(self.x.linear(stmt.buffer, stmt.indices))
         self.memory.atomic(opcode, stmt.buffer, place, value, self.x.lanes, self.x.mask)
 
+    def _prefetch(self, stmt: Prefetch) -> None:
+        if "llvm.prefetch" not in self.target.intrinsics:
+            return
+        place = place_of(self.x.linear(stmt.buffer, stmt.indices))
+        if place.vectors:
+            return  # as many lines as lanes: no hint is worth that
+        pointer = self.memory.pointer(stmt.buffer, place)
+        kind = self.memory.pointer_type(stmt.buffer)
+        self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
+
     def _barrier(self, stmt: Barrier) -> None:
         if self.target.barrier:
             self.w.line(self.target.barrier)
@@ -286,7 +309,8 @@ class _Function:
         for expr, var in zip(stmt.scalars, stmt.kernel.scalars, strict=True):
             zeroext = "zeroext " if var.dtype is bool_ else ""
             arguments.append(f"{self.w.type(var.dtype)} {zeroext}{self.x.value(expr).text}")
-        self.w.line(f"call void {quoted(stmt.kernel.name)}({', '.join(arguments)})")
+        symbol = self.symbols.get(id(stmt.kernel), stmt.kernel.name)
+        self.w.line(f"call void {quoted(symbol)}({', '.join(arguments)})")
         self.memory.forget()
 
     # Conditions

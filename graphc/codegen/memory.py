@@ -21,6 +21,7 @@ from graphc.errors import CompileError
 from graphc.ir.graph import Dense, Graph, Node, Value
 from graphc.ir.kernel import Kernel
 from graphc.ir.plan import ALIGNMENT, CallStep, CopyStep, Plan, PlanBuffer, Step
+from graphc.ir.types import TensorType
 
 
 def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] = ()) -> Plan:
@@ -178,10 +179,10 @@ class _Planner:
             for value in node.results:
                 if self.places[value].kind == "arena":
                     buffers[value] = buffer(value)
-        workspace = self._assign_offsets(buffers)
         kernels: dict[str, Kernel] = {}
         counts: dict[str, int] = {}
         steps: list[Step] = []
+        scratch: list[PlanBuffer] = []
         for node in self.nodes:
             in_place: dict[int, int] = {}
             for position, value in enumerate(node.results):
@@ -199,6 +200,15 @@ class _Planner:
                 for i, v in enumerate(node.operands)
             ]
             arguments += [buffers[v] for i, v in enumerate(node.results) if i not in in_place]
+            own = [
+                PlanBuffer(
+                    f"scratch{len(scratch) + i}", TensorType(p.dtype, p.shape), "arena",
+                    first=len(steps), last=len(steps),
+                )
+                for i, p in enumerate(b for b in made.params if b.access == "scratch")
+            ]  # fmt: skip
+            scratch += own
+            arguments += own
             steps.append(
                 CallStep(
                     kernels[text],
@@ -208,6 +218,7 @@ class _Planner:
                     node.loc,
                 )
             )
+        workspace = _assign_offsets([*buffers.values(), *scratch])
         extra: list[PlanBuffer] = []
         donors = {j: graph.inputs[i] for i, j in self.donated}
         for value, position in self.copies:
@@ -221,7 +232,7 @@ class _Planner:
         output_names = tuple(graph.output_names) or tuple(f"output{i}" for i in range(len(graph.outputs)))
         return Plan(
             graph.name,
-            (*buffers.values(), *extra),
+            (*buffers.values(), *scratch, *extra),
             tuple(steps),
             workspace,
             self.donated,
@@ -245,32 +256,33 @@ class _Planner:
             names[value] = name
         return names
 
-    def _assign_offsets(self, buffers: dict[Value, PlanBuffer]) -> int:
-        """Gives each arena buffer its offset; returns the arena's bytes. Buffers that share memory are one block."""
-        blocks: dict[PlanBuffer, list[PlanBuffer]] = {}
-        for b in buffers.values():
-            if b.kind == "arena":
-                blocks.setdefault(b.root, []).append(b)
-        spans = {r: (min(b.first for b in bs), max(b.last for b in bs)) for r, bs in blocks.items()}
-        placed: list[PlanBuffer] = []
-        total = 0
-        for root in sorted(blocks, key=lambda r: (-r.type.bytes, spans[r][0])):
-            start, end = spans[root]
-            size = -(-max(root.type.bytes, 1) // ALIGNMENT) * ALIGNMENT
-            rivals = sorted(
-                (p.offset, p.offset + max(p.type.bytes, 1))
-                for p in placed
-                if spans[p][0] <= end and start <= spans[p][1]
-            )
-            offset = 0
-            for low, high in rivals:
-                if offset + size <= low:
-                    break
-                offset = max(offset, -(-high // ALIGNMENT) * ALIGNMENT)
-            object.__setattr__(root, "offset", offset)
-            placed.append(root)
-            total = max(total, offset + size)
-        return total
+
+def _assign_offsets(buffers: Sequence[PlanBuffer]) -> int:
+    """Gives each arena buffer its offset; returns the arena's bytes. Buffers that share memory are one block."""
+    blocks: dict[PlanBuffer, list[PlanBuffer]] = {}
+    for b in buffers:
+        if b.kind == "arena":
+            blocks.setdefault(b.root, []).append(b)
+    spans = {r: (min(b.first for b in bs), max(b.last for b in bs)) for r, bs in blocks.items()}
+    placed: list[PlanBuffer] = []
+    total = 0
+    for root in sorted(blocks, key=lambda r: (-r.type.bytes, spans[r][0])):
+        start, end = spans[root]
+        size = -(-max(root.type.bytes, 1) // ALIGNMENT) * ALIGNMENT
+        rivals = sorted(
+            (p.offset, p.offset + max(p.type.bytes, 1))
+            for p in placed
+            if spans[p][0] <= end and start <= spans[p][1]
+        )
+        offset = 0
+        for low, high in rivals:
+            if offset + size <= low:
+                break
+            offset = max(offset, -(-high // ALIGNMENT) * ALIGNMENT)
+        object.__setattr__(root, "offset", offset)
+        placed.append(root)
+        total = max(total, offset + size)
+    return total
 
 
 def _array_of(constant: Node) -> np.ndarray:

@@ -5,7 +5,7 @@ In: what the schedules build. Out: what the emitter turns into LLVM text, the in
 Grammar (the text form is this, with ``{ }`` for blocks)::
 
     kernel  := kernel @name(buffer, ...) [scalars(%n: i64, ...)] { stmt* }
-    buffer  := %x: dtype[n, ...] [strides(s, ...)] [space] access      access := in | out | inout
+    buffer  := %x: dtype[n, ...] [strides(s, ...)] [space] access      access := in | out | inout | scratch
     stmt    := for %i = expr to expr step n binding { stmt* }          binding := serial | unroll | vector
              | let %t: dtype = expr                                               | parallel | block | thread
              | store %x[expr, ...] = expr
@@ -14,6 +14,7 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | barrier
              | call @name(%x[expr, ...], ...; expr, ...)
              | atomic fn %x[expr, ...] = expr
+             | prefetch %x[expr, ...]
     expr    := number | %var | load %x[expr, ...] | fn(expr, ...) | cast dtype expr | bitcast dtype expr
              | shuffle(expr, expr; lane, ...) | reduce fn expr | intrinsic "name"(expr, ...) : dtype
 
@@ -29,6 +30,9 @@ Meaning:
   a register, an SSA phi where a loop changes it. Its cells are undefined until stored.
 - Buffers are row-major unless strides (in elements) are given. An address space and a loop binding belong to the
   buffer and the loop, not to a target.
+- A ``scratch`` parameter is memory for the kernel's own use: undefined when it starts, of no use when it ends. A kernel
+  that it calls sees what is in it.
+- ``prefetch`` says that an element will soon be needed. It changes nothing but time.
 - Buffers of one kernel never overlap; one that is read and written in place is a single ``inout`` parameter.
 """
 
@@ -42,7 +46,7 @@ from graphc.ir.scalar import PRIMITIVES, Number, Scalar, fold, resolve_types
 from graphc.ir.types import DType, bool_, f32, f64, i64
 
 Space = Literal["global", "stack", "shared", "reg"]
-Access = Literal["in", "out", "inout", "local"]
+Access = Literal["in", "out", "inout", "scratch", "local"]
 Binding = Literal["serial", "unroll", "vector", "parallel", "block", "thread"]
 
 
@@ -248,7 +252,15 @@ class Atomic:
     value: Expr
 
 
-Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic]
+@dataclass(frozen=True, eq=False)
+class Prefetch:
+    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+
+
+Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch]
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ from graphc.ir.kernel import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Shuffle,
     Stmt,
@@ -74,7 +75,7 @@ def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[i
     views = {}
     for buffer, array in zip(kernel.params, arrays, strict=True):
         _check_argument(kernel, buffer, array)
-        known = buffer.access != "out"
+        known = buffer.access in ("in", "inout")
         views[buffer.name] = _View(buffer, array.flatten(), np.full(array.size, known))
     numbers = {v.name: _number(kernel, v, n) for v, n in zip(kernel.scalars, scalars, strict=True)}
     _Interpreter(kernel).run(_State(numbers, views))
@@ -185,6 +186,8 @@ class _Interpreter:
             state.views[stmt.buffer.name] = _allocate(stmt.buffer)
         elif isinstance(stmt, Call):
             self.call(stmt, state)
+        elif isinstance(stmt, Prefetch):
+            self.addresses("prefetch", stmt.buffer, [self.value(i, state) for i in stmt.indices], state)
         else:
             assert isinstance(stmt, Atomic)
             self.atomic(stmt, state)

@@ -28,6 +28,7 @@ from graphc.ir.kernel import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Shuffle,
     Stmt,
@@ -232,6 +233,8 @@ def _head(stmt: Stmt, names: dict[int, str], limit: int | None) -> str:
         return f"call {sigil('@', names[id(stmt.kernel)])}({windows}{scalars})"
     if isinstance(stmt, Atomic):
         return f"atomic {stmt.fn} {place(stmt.buffer, stmt.indices)} = {text(stmt.value)}"
+    if isinstance(stmt, Prefetch):
+        return f"prefetch {place(stmt.buffer, stmt.indices)}"
     assert isinstance(stmt, Barrier), stmt
     return "barrier"
 

@@ -35,6 +35,7 @@ from graphc.ir.kernel import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Shuffle,
     Space,
@@ -68,7 +69,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "r": "\r", "t": "\t"}
 _BY_SYMBOL = {symbol: (fn, strength) for fn, (symbol, strength) in INFIX.items()}
 _SPACES: tuple[Space, ...] = get_args(Space)
-_ACCESSES: tuple[Access, ...] = ("in", "out", "inout")
+_ACCESSES: tuple[Access, ...] = ("in", "out", "inout", "scratch")
 _BINDINGS: tuple[Binding, ...] = get_args(Binding)
 _LOCAL_SPACES: tuple[Space, ...] = ("reg", "stack", "shared")
 W = TypeVar("W", bound=str)
@@ -432,6 +433,9 @@ class _Parser:
         self.expect("=")
         return Atomic(fn, buffer, indices, self.expression())
 
+    def prefetch(self) -> Stmt:
+        return Prefetch(*self.place())
+
     def call(self) -> Stmt:
         token = self.token
         name = self.name("@", "a kernel's name @name")
@@ -606,4 +610,5 @@ _STATEMENTS: dict[str, Callable[[_Parser], Stmt | None]] = {
     "barrier": _Parser.barrier,
     "call": _Parser.call,
     "atomic": _Parser.atomic,
+    "prefetch": _Parser.prefetch,
 }

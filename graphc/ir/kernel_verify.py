@@ -30,6 +30,7 @@ from graphc.ir.kernel import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Shuffle,
     Stmt,
@@ -193,11 +194,16 @@ class _Verifier:
     def verify(self) -> None:
         for param in self.kernel.params:
             self.declaration(param)
+            accesses = ("in", "out", "inout", "scratch")
             self.check(
-                param.access in ("in", "out", "inout"), "a parameter in, out or inout", repr(param.access)
+                param.access in accesses,
+                f"a parameter {', '.join(accesses[:-1])} or scratch",
+                repr(param.access),
             )
             self.check(param.space != "reg", "a parameter in memory", f"register buffer %{param.name}")
-            self.define(_Known(param, written=param.access != "out"))
+            self.define(
+                _Known(param, written=param.access != "out")
+            )  # what a caller left in scratch may be read
         for scalar in self.kernel.scalars:
             self.check(scalar.dtype.compiled, "a data type with arithmetic", scalar.dtype.name)
             self.define(_Known(scalar))
@@ -262,6 +268,12 @@ class _Verifier:
             self.check(inner != "parallel", "a barrier outside of parallel loops", "one inside")
         elif isinstance(stmt, Call):
             self.call(stmt, place)
+        elif isinstance(stmt, Prefetch):
+            self.expressions(stmt.indices, place)
+            self.access(stmt.buffer, stmt.indices, place)
+            self.check(
+                stmt.buffer.space != "reg", "a prefetch of memory", f"register buffer %{stmt.buffer.name}"
+            )
         else:
             self.atomic(stmt, place)
 

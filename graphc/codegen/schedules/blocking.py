@@ -1,0 +1,215 @@
+"""The cost model of contractions: which form, register tile, blocks and packing suit a target's registers and caches.
+
+In: a `Product` and a `Target`. Out: a `Blocking`, the cheapest of all that the operands' layouts allow.
+
+The unit of cost is a slot: the time of one vector multiply-add. Besides, a slot brings one vector from the first cache,
+or two scalars (an instruction splats what it reads). What the constants below say was measured on Zen 4 and Zen 5:
+
+- Tiles: rows · vectors accumulators, the vectors of one operand and one splat fill the registers (Goto & van de Geijn,
+  Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008): 6 x 4 of 32 registers, 6 x 2 of 16.
+  Fewer than `_CHAINS` accumulators wait for each other: then several sets of them take turns along the sum.
+- The sum is cut into blocks so that a panel of the columns (block x tile width) stays in the second cache.
+- Where the rows of a panel lie far apart in memory they crowd into few sets of a cache and into many pages: blocks are
+  short, or the panel is packed, which reads and writes it once more. The same holds for the other operand.
+- Dot form (vectors along the sum in both operands) needs no transposed panel, and pays with a tree of shuffles at the
+  end of each sum: better for few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from graphc.codegen.schedules.operands import Product, Side
+from graphc.codegen.target import Target
+
+_LOAD = 0.05  # of a slot that even a load in the shadow of a multiply-add costs
+_CHAINS = 8  # multiply-adds under way at once: two a cycle, four cycles each
+_FAR = 2.0  # slots for a vector from the second cache
+_COMPUTED = 6.0  # slots for an element or vector that is computed where it is read
+_MOST_ROWS = 16
+_MOST_CELLS = 32  # accumulators of a tile; a longer body only takes longer to compile
+_TILE_OVERHEAD = 24.0  # slots to call a tile, to set up its addresses and to fill the pipeline
+_STORE = 2.0  # slots to finish and store one vector of results
+_FAR_ROW = 2048  # bytes between rows beyond which they are far apart
+_FAR_BLOCK = 256  # the length of a block of such rows that is read in place
+_FAR_PENALTY = 0.03  # of the multiply-adds: so much longer do they take with such a panel
+_PAGE = 4096  # bytes between rows that lie in the same sets of the first cache
+_ALIASED_ROWS = 8  # rows of that distance that it holds
+_ALIASED_PENALTY = 0.1  # of the multiply-adds, where more of them are read over and over
+
+Packing = Literal["none", "copy", "transpose"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Accumulators in registers: `rows` x `vectors` of them, in `chains` sets that take turns along the sum."""
+
+    rows: int
+    vectors: int
+    chains: int = 1
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a contraction runs. `swapped`: vectors lie along the left operand. `cost` is in slots."""
+
+    form: Literal["outer", "dot"]
+    swapped: bool
+    lanes: int
+    tile: Tile
+    depth: int  # the length of a block of the sum
+    columns: Packing = "none"
+    rows_packed: bool = False
+    streams: bool = False  # the columns are read once, from far away, so that it pays to prefetch them
+    cost: float = 0.0
+
+
+def choose_blocking(product: Product, target: Target, lanes: int) -> Blocking:
+    """The cheapest blocking; `lanes` are those of a full vector."""
+    return min(_candidates(product, target, lanes), key=lambda b: b.cost)
+
+
+def fitting_lanes(lanes: int, extent: int) -> int:
+    """No more lanes than the extent fills."""
+    while lanes > 1 and lanes // 2 >= extent:
+        lanes //= 2
+    return max(lanes, 1)
+
+
+def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
+    left, right = product.left, product.right
+    for swapped, rows, columns in ((False, left, right), (True, right, left)):
+        if columns.extent > 1 or not swapped:
+            yield from _outer(product, target, rows, columns, swapped, lanes)
+    both_along = bool(product.sums) and left.summed_stride == right.summed_stride == 1
+    if both_along or left.extent == right.extent == 1:
+        yield _dot(product, target, lanes)
+
+
+def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
+    """(how many, size) of the full parts and of what remains."""
+    if extent // size:
+        yield extent // size, size
+    if extent % size:
+        yield 1, extent % size
+
+
+# --------------------------------------------------------------------------------------------------------- outer form
+
+
+def _tiles(target: Target, rows: int, vectors: int) -> Iterator[Tile]:
+    for nv in range(1, min(vectors, _MOST_CELLS) + 1):
+        for mr in range(1, min(rows, _MOST_ROWS, _MOST_CELLS // nv) + 1):
+            # a single row reads its vectors from memory within the multiply-add
+            if mr * nv + (nv if mr > 1 else 1) + 1 <= target.vector_registers:
+                chains = max(1, min(_CHAINS // (mr * nv), target.vector_registers // (2 * mr * nv)))
+                yield Tile(mr, nv, chains)
+
+
+def _outer(
+    product: Product, target: Target, rows: Side, columns: Side, swapped: bool, widest: int
+) -> Iterator[Blocking]:
+    lanes = fitting_lanes(widest, columns.extent)
+    bytes_ = product.dtype.bytes
+    packings: list[Packing] = ["none", "copy"]
+    if columns.summed_stride == 1 and columns.free_stride != 1 and lanes > 1:
+        packings = ["transpose"]
+    aliased = rows.free_stride == 1 and product.depth > 8 * _ALIASED_ROWS
+    aliased = aliased and (rows.summed_stride or 0) * bytes_ % _PAGE == 0
+    for tile in _tiles(target, rows.extent, -(-columns.extent // lanes)):
+        if (rows.free_stride or 0) * bytes_ % _PAGE == 0 and rows.free_stride and tile.rows > _ALIASED_ROWS:
+            continue
+        for packing in packings:
+            for rows_packed in (False, True) if rows.is_computed or aliased else (False,):
+                yield _outer_blocking(
+                    product, target, rows, columns, swapped, lanes, tile, packing, rows_packed, aliased
+                )
+
+
+def _outer_blocking(
+    product: Product,
+    target: Target,
+    rows: Side,
+    columns: Side,
+    swapped: bool,
+    lanes: int,
+    tile: Tile,
+    packing: Packing,
+    rows_packed: bool,
+    aliased: bool,
+) -> Blocking:
+    m, n, k = rows.extent, columns.extent, product.depth
+    bytes_ = product.dtype.bytes
+    first_cache, second_cache = target.cache_bytes[0], target.cache_bytes[min(1, len(target.cache_bytes) - 1)]
+    vectors = -(-n // lanes)
+    row_bytes = tile.vectors * lanes * bytes_
+    panel_rows = -(-m // tile.rows)
+    gap = columns.summed_stride
+    far = packing == "none" and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
+    depth = k
+    if panel_rows > 1 and len(product.sums) == 1:
+        most = max(16, (second_cache // (2 if packing == "none" else 4)) // row_bytes)
+        if far:
+            most = min(most, _FAR_BLOCK)
+        blocks = -(-k // most) if k else 1
+        depth = -(-k // blocks)
+        depth = min(k, -(-depth // 8) * 8)
+    load = 1.0 if depth * row_bytes <= first_cache // 2 and panel_rows > 1 else _FAR
+    if packing == "none":
+        if columns.is_computed:
+            load += _COMPUTED
+        if columns.free_stride != 1 and lanes > 1:
+            load += lanes
+    splat = 0.5 if tile.rows * depth * bytes_ <= first_cache // 2 else 1.0
+    if rows.is_computed and not rows_packed:
+        splat += _COMPUTED
+    store = _STORE if not swapped or rows.extent == 1 else 3.0 * lanes
+    cost = 0.0
+    for tiles_m, mr in _parts(m, tile.rows):
+        for tiles_n, nv in _parts(vectors, tile.vectors):
+            step = max(mr * nv, nv * load + mr * splat, _CHAINS / tile.chains) + _LOAD * (nv + mr)
+            cost += tiles_m * tiles_n * (k * step + _TILE_OVERHEAD + mr * nv * store)
+    multiply_adds = m * vectors * k
+    if far:
+        cost += _FAR_PENALTY * multiply_adds
+    if aliased and not rows_packed:
+        cost += _ALIASED_PENALTY * multiply_adds
+    if depth and k > depth:  # results wait in memory between blocks
+        cost += (-(-k // depth) - 1) * m * vectors * 3
+    if packing != "none":
+        each = _FAR + 3 + (_COMPUTED if columns.is_computed else 0)
+        if packing == "transpose":
+            each += lanes.bit_length() - 1
+        elif columns.free_stride != 1:
+            each += lanes
+        cost += each * k * vectors
+    if rows_packed:
+        cost += k * panel_rows * (3 + (tile.rows * _COMPUTED if rows.is_computed else 0))
+    streams = panel_rows == 1 and k * n * bytes_ > second_cache and packing == "none"
+    return Blocking("outer", swapped, lanes, tile, depth, packing, rows_packed, streams, cost)
+
+
+# ----------------------------------------------------------------------------------------------------------- dot form
+
+
+def _dot(product: Product, target: Target, widest: int) -> Blocking:
+    m, n, k = product.left.extent, product.right.extent, product.depth
+    lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
+    computed = product.left.is_computed + product.right.is_computed
+    best: tuple[float, Tile] | None = None
+    for nr in range(1, min(n, 8) + 1):
+        for mr in range(1, min(m, 8) + 1):
+            cells = mr * nr
+            if cells > max(16, lanes) or cells + min(mr, nr) + 1 > target.vector_registers:
+                continue
+            cost = 0.0
+            for tiles_m, a in _parts(m, mr):
+                for tiles_n, b in _parts(n, nr):
+                    step = max(a * b, (a + b) * (1 + _COMPUTED * computed), _CHAINS / 2) + _LOAD * (a + b)
+                    cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
+            if best is None or cost < best[0]:
+                best = cost, Tile(mr, nr)
+    assert best is not None
+    return Blocking("dot", False, lanes, best[1], k, cost=best[0] + m * n / lanes * _STORE)

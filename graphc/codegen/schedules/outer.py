@@ -1,0 +1,273 @@
+"""The outer form of a contraction: tiles of accumulators, vectors of one operand times splats of the other.
+
+In: a `Contraction` whose blocking is of the outer form. Out: its loops: panels of columns outside, blocks of the sum,
+rows inside. Between blocks of the sum a panel's results wait in scratch memory; the last block has the epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphc.codegen.schedules.blocking import fitting_lanes
+from graphc.codegen.schedules.loops import lane_block, nest
+from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
+from graphc.codegen.schedules.tiles import Contraction, Place
+from graphc.ir.kernel import (
+    Alloc,
+    Buffer,
+    Expr,
+    Load,
+    Stmt,
+    constant,
+    index,
+    load,
+    loop,
+    store,
+)
+
+_AHEAD = 8  # steps of the sum between a prefetch and the load
+
+Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
+
+
+class OuterProducts:
+    """Writes the statements of one contraction in the outer form."""
+
+    def __init__(self, c: Contraction) -> None:
+        self.c = c
+        b = self.blocking = c.blocking
+        left, right = c.product.left, c.product.right
+        self.rows, self.columns = (right, left) if b.swapped else (left, right)
+        self.width = b.tile.vectors * b.lanes
+        depth = c.product.depth
+        self.panel: Buffer | None = None
+        if b.columns != "none":
+            self.panel = c.scratch_buffer("panel", (b.depth, self.width))
+        self.packed_rows: Buffer | None = None
+        if b.rows_packed:
+            self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
+        self.waiting: Buffer | None = None  # results between blocks of the sum
+        if b.depth < depth:
+            self.waiting = c.scratch_buffer("partial", (self.rows.extent, self.width))
+
+    def statements(self, place: Place) -> list[Stmt]:
+        """All loops at one place of the outer dimensions."""
+        statements = self._pack_rows(place) if self.packed_rows is not None else []
+        extent, lanes = self.columns.extent, self.blocking.lanes
+
+        def panel(column: Expr, size: int) -> list[Stmt]:
+            nv = -(-size // lanes)
+            return self._panel(place, column, nv, size - (nv - 1) * lanes)
+
+        return statements + self.c.blocks(extent, self.width, panel, "column")
+
+    # --------------------------------------------------------------------------------------------------------- blocks
+
+    def _panel(self, place: Place, column: Expr, nv: int, active: int) -> list[Stmt]:
+        """All rows of a panel of columns, block by block of the sum."""
+        depth, size = self.c.product.depth, self.blocking.depth
+        if size >= depth:
+            return self._block(place, column, nv, active, index(0), depth, True, True)
+        last = (depth - 1) // size * size
+        statements = self._block(place, column, nv, active, index(0), size, True, False)
+        if last > size:
+            k = self.c.names.var("block")
+            body = self._block(place, column, nv, active, k, size, False, False)
+            statements.append(loop(k, size, last, body, step=size))
+        return statements + self._block(place, column, nv, active, index(last), depth - last, False, True)
+
+    def _block(
+        self, place: Place, column: Expr, nv: int, active: int, k: Expr, depth: int, first: bool, last: bool
+    ) -> list[Stmt]:
+        statements: list[Stmt] = []
+        if self.panel is not None:
+            statements += self._pack_columns(place, column, nv, active, k, depth)
+
+        def tile(row: Expr, mr: int) -> list[Stmt]:
+            key = (mr, nv, active, depth, first, last)
+            return [
+                self.c.call_tile(
+                    key,
+                    place,
+                    (row, column, k),
+                    lambda inner, at: self._tile(
+                        inner, at[0], at[1], at[2], mr, nv, active, depth, first, last
+                    ),
+                )
+            ]
+
+        return statements + self.c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
+
+    # -------------------------------------------------------------------------------------------------------- packing
+
+    def _outer(self, place: Place) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+        """The outer indices of rows and columns."""
+        return (place.right, place.left) if self.blocking.swapped else (place.left, place.right)
+
+    def _extents(self, depth: int) -> tuple[int, ...]:
+        """The loops along a block of the sum; only a sum along one dimension is cut into blocks."""
+        sums = self.c.product.sums
+        return (depth,) if len(sums) == 1 else sums
+
+    def _pack_columns(
+        self, place: Place, column: Expr, nv: int, active: int, k: Expr, depth: int
+    ) -> list[Stmt]:
+        c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
+        assert panel is not None
+
+        def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
+            at = self.columns.at(place.batch, (*outer, column + offset), _from(k, along))
+            return c.evaluator.at(self.columns.value, at)
+
+        size, extents = (nv - 1) * lanes + active, self._extents(depth)
+        if self.blocking.columns == "transpose":
+            return transpose_panel(c.names, c.evaluator, element, panel, extents, size, lanes)
+        return copy_panel(
+            c.names, c.evaluator, element, panel, extents, size, lanes, lambda k, offset: (k, offset)
+        )
+
+    def _pack_rows(self, place: Place) -> list[Stmt]:
+        """All rows, tile by tile, each with its rows side by side for every step of the sum."""
+        c, depth, outer, packed = self.c, self.c.product.depth, self._outer(place)[0], self.packed_rows
+        assert packed is not None
+
+        def tile(row: Expr, mr: int) -> list[Stmt]:
+            def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
+                return c.evaluator.at(
+                    self.rows.value, self.rows.at(place.batch, (*outer, row + offset), along)
+                )
+
+            return copy_panel(
+                c.names, c.evaluator, element, packed, self._extents(depth), mr, fitting_lanes(c.lanes, mr),
+                lambda k, offset: (row * depth + k * mr + offset,),
+            )  # fmt: skip
+
+        return c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
+
+    # ----------------------------------------------------------------------------------------------------------- tile
+
+    def _tile(
+        self,
+        place: Place,
+        row: Expr,
+        column: Expr,
+        k0: Expr,
+        mr: int,
+        nv: int,
+        active: int,
+        depth: int,
+        first: bool,
+        last: bool,
+    ) -> list[Stmt]:
+        """`mr` rows of `nv` vectors over one block of the sum."""
+        c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
+        rows_outer, columns_outer = self._outer(place)
+        dtype, zero = c.dtype, constant(c.dtype, 0)
+        acc = Buffer(c.names.fresh("acc"), dtype, (chains, mr, nv, lanes), space="reg", access="local")
+
+        def where(r: Expr, column: Expr) -> tuple[Expr, ...]:
+            row_part = (*rows_outer, r)[: len(self.rows.free)]
+            column_part = (*columns_outer, column)[: len(self.columns.free)]
+            parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)
+            return (*place.batch, *parts[0], *parts[1])
+
+        def begin(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            start: Expr = zero
+            if not first:
+                assert self.waiting is not None
+                start = load(self.waiting, row + i, j * lanes + lane)
+            rest = [store(acc, (s, i, j, lane), zero) for s in range(1, chains)]
+            return [store(acc, (0, i, j, lane), start), *rest]
+
+        extents = self._extents(depth)
+
+        def step(along: tuple[Expr, ...], chain: int) -> list[Stmt]:
+            k = flat_index(extents, along)
+            b = Buffer(c.names.fresh("b"), dtype, (nv, lanes), space="reg", access="local")
+
+            def load_b(j: Expr, lane: Expr) -> list[Stmt]:
+                with c.evaluator.scope() as inside:
+                    if self.panel is not None:
+                        value: Expr = load(self.panel, k, j * lanes + lane)
+                    else:
+                        at = self.columns.at(
+                            place.batch, (*columns_outer, column + j * lanes + lane), _from(k0, along)
+                        )
+                        value = c.evaluator.at(self.columns.value, at)
+                    inside.append(store(b, (j, lane), value))
+                return inside
+
+            def update(i: Expr) -> list[Stmt]:
+                with c.evaluator.scope() as inside:
+                    if self.packed_rows is not None:
+                        spot = row * c.product.depth + (k0 + k) * mr + i
+                        a: Expr = load(self.packed_rows, spot)
+                    else:
+                        at = self.rows.at(place.batch, (*rows_outer, row + i), _from(k0, along))
+                        a = c.evaluator.at(self.rows.value, at)
+                    inside += c.vectors(
+                        nv,
+                        lanes,
+                        lambda j, lane: [
+                            store(
+                                acc,
+                                (chain, i, j, lane),
+                                c.madd(a, load(b, j, lane), load(acc, chain, i, j, lane)),
+                            )
+                        ],
+                    )
+                return inside
+
+            masked = active < lanes and self.panel is None
+            # lanes beyond the last column are 0, not undefined: what is read of them never reaches memory
+            rest = lane_block(c.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
+            return [
+                Alloc(b),
+                *(rest if masked else []),
+                *c.vectors(nv, lanes, load_b, active if masked else None),
+                *c.unrolled(mr, update),
+            ]
+
+        def join(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            total: Expr = load(acc, 0, i, j, lane)
+            for s in range(1, chains):
+                total = total + load(acc, s, i, j, lane)
+            return [store(acc, (0, i, j, lane), total)]
+
+        def finish(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            if not last:
+                assert self.waiting is not None
+                return [store(self.waiting, (row + i, j * lanes + lane), load(acc, 0, i, j, lane))]
+            c.evaluator.bound[c.product.result] = lambda at: Load(acc, (index(0), i, j, lane))
+            return c.finish(where(row + i, column + j * lanes + lane))
+
+        return [
+            Alloc(acc),
+            *c.cells(mr, nv, lanes, begin),
+            *self._steps(extents, chains, step),
+            *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
+            *c.cells(mr, nv, lanes, finish, active if last else None),
+        ]
+
+    def _steps(self, extents: Sequence[int], chains: int, step: Step) -> list[Stmt]:
+        """The loops along a block of the sum, the chains taking turns in the innermost one."""
+        if not extents:
+            return step((), 0)
+
+        def innermost(outer: tuple[Expr, ...]) -> list[Stmt]:
+            full = extents[-1] // chains * chains
+            statements: list[Stmt] = []
+            if full:
+                k = self.c.names.var("k")
+                body = [s for chain in range(chains) for s in step((*outer, k + chain), chain)]
+                statements.append(loop(k, 0, full, body, step=chains))
+            for rest in range(full, extents[-1]):
+                statements += step((*outer, index(rest)), 0)
+            return statements
+
+        return nest(self.c.names, extents[:-1], innermost)
+
+
+def _from(start: Expr, along: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """The index along the sum of a step of the block that begins at `start`."""
+    return (start + along[0],) if len(along) == 1 else along

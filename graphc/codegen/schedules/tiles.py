@@ -1,0 +1,157 @@
+"""What both forms of a contraction share: its state, tiles as kernels that are called, unrolled cells, the store.
+
+In: a contract region. Out: a `Contraction`, which the forms in `outer.py` and `dot.py` write their loops with.
+
+A tile is a kernel of its own that takes the caller's buffers and the tile's position: it is emitted once, however many
+loops call it, and the registers of its loops are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc.codegen.schedules.blocking import choose_blocking
+from graphc.codegen.schedules.evaluate import Evaluator, Names
+from graphc.codegen.schedules.loops import lane_block, lanes_of, parameters
+from graphc.codegen.schedules.operands import product_of
+from graphc.codegen.target import Target
+from graphc.ir.graph import Graph
+from graphc.ir.kernel import (
+    Apply,
+    Buffer,
+    Call,
+    Const,
+    Expr,
+    Kernel,
+    Stmt,
+    Var,
+    index,
+    loop,
+    store,
+)
+
+_UNBOUNDED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the result's outer dimensions a tile is: batch, and all but the last free dimension of each side."""
+
+    batch: tuple[Expr, ...]
+    left: tuple[Expr, ...]
+    right: tuple[Expr, ...]
+
+    @property
+    def indices(self) -> tuple[Expr, ...]:
+        return (*self.batch, *self.left, *self.right)
+
+    def like(self, indices: Sequence[Expr]) -> Place:
+        """These indices, in the same parts."""
+        nb, nl = len(self.batch), len(self.left)
+        return Place(tuple(indices[:nb]), tuple(indices[nb : nb + nl]), tuple(indices[nb + nl :]))
+
+
+class Contraction:
+    """A contract region on its way to a kernel."""
+
+    def __init__(self, region: Graph, target: Target, in_place: Mapping[int, int]) -> None:
+        self.region = region
+        self.target = target
+        self.product = product_of(region)
+        self.dtype = self.product.dtype
+        self.names = Names()
+        inputs, self.results, self.params = parameters(region, in_place)
+        self.evaluator = Evaluator(region, inputs, self.names)
+        self.scratch: list[Buffer] = []
+        self.lanes = lanes_of(target, region, _UNBOUNDED)  # of a full vector
+        self.blocking = choose_blocking(self.product, target, self.lanes)
+        self._tiles: dict[Hashable, Kernel] = {}
+
+    def scratch_buffer(self, stem: str, shape: Sequence[int]) -> Buffer:
+        """Memory of the kernel's own that it does not keep on the stack."""
+        buffer = Buffer(self.names.fresh(stem), self.dtype, tuple(shape), access="scratch")
+        self.scratch.append(buffer)
+        return buffer
+
+    def call_tile(
+        self,
+        key: Hashable,
+        place: Place,
+        position: Sequence[Expr],
+        build: Callable[[Place, Sequence[Expr]], list[Stmt]],
+    ) -> Stmt:
+        """A call of the tile `key` at this place and position; the first call has it built."""
+        moving = [i for i in place.indices if not isinstance(i, Const)]
+        if key not in self._tiles:
+            names = iter([Var(self.names.fresh("at")) for _ in moving])
+            inner = place.like([i if isinstance(i, Const) else next(names) for i in place.indices])
+            offsets = [Var(self.names.fresh("offset")) for _ in position]
+            body = build(inner, offsets)
+            scalars = (*(i for i in inner.indices if isinstance(i, Var)), *offsets)
+            self._tiles[key] = Kernel("tile", (*self.params, *self.scratch), tuple(body), scalars)
+        kernel = self._tiles[key]
+        windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
+        return Call(kernel, windows, (*moving, *position))
+
+    # ----------------------------------------------------------------------------------------------------- statements
+
+    def madd(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        if self.dtype.is_float:
+            return Apply("fma", (a, b, c))
+        return a * b + c
+
+    def finish(self, where: tuple[Expr, ...]) -> list[Stmt]:
+        """All results at this index, then their stores."""
+        with self.evaluator.scope() as inside:
+            values = [self.evaluator.at(v, where) for v in self.region.outputs]
+            inside += [store(b, where, v) for b, v in zip(self.results, values, strict=True)]
+        return inside
+
+    def unrolled(self, count: int, body: Callable[[Expr], Sequence[Stmt]]) -> list[Stmt]:
+        if count == 1:
+            return list(body(index(0)))
+        i = self.names.var("r")
+        return [loop(i, 0, count, body(i), binding="unroll")]
+
+    def vectors(
+        self, nv: int, lanes: int, body: Callable[[Expr, Expr], Sequence[Stmt]], active: int | None = None
+    ) -> list[Stmt]:
+        """`body(vector, lane)` for `nv` vectors, the last one with its first `active` lanes."""
+        masked = active is not None and active < lanes
+        whole = nv - 1 if masked else nv
+
+        def lanewise(j: Expr, active: int | None = None) -> list[Stmt]:
+            return lane_block(self.names, lanes, lambda lane: body(j, lane), active)
+
+        statements = self.unrolled(whole, lanewise) if whole else []
+        return statements + lanewise(index(nv - 1), active) if masked else statements
+
+    def cells(
+        self,
+        mr: int,
+        nv: int,
+        lanes: int,
+        body: Callable[[Expr, Expr, Expr], Sequence[Stmt]],
+        active: int | None = None,
+    ) -> list[Stmt]:
+        """`body(row, vector, lane)` for all cells of a tile."""
+        return self.unrolled(mr, lambda i: self.vectors(nv, lanes, lambda j, lane: body(i, j, lane), active))
+
+    def blocks(
+        self, extent: int, size: int, body: Callable[[Expr, int], Sequence[Stmt]], stem: str = "row"
+    ) -> list[Stmt]:
+        """`body(start, size)` over blocks of `size`, then over what remains."""
+        if extent == 0:
+            return []
+        size = min(size, extent)
+        full = extent // size * size
+        statements: list[Stmt] = []
+        if full == size:
+            statements += body(index(0), size)
+        else:
+            start = self.names.var(stem)
+            statements.append(loop(start, 0, full, body(start, size), step=size))
+        if extent > full:
+            statements += body(index(full), extent - full)
+        return statements
