@@ -24,6 +24,8 @@ _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )
 
+_PREFETCHING = _PORTABLE_INTRINSICS | {"llvm.prefetch"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -40,6 +42,8 @@ class Target:
     abi: str = ""
     vector_bits: int = 0  # of one vector register; 0 where there are only scalars
     vector_registers: int = 16
+    # Bytes of the data caches that one core uses, the nearest first; what a schedule's blocks are sized by.
+    cache_bytes: tuple[int, ...] = (32 << 10, 256 << 10)
     index_bits: int = 64  # of a pointer and of address arithmetic
     relocation: str = "pic"
     code_model: str = "small"
@@ -88,7 +92,7 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
-              native=_native("sqrt", f32, f64))  # fmt: skip
+              native=_native("sqrt", f32, f64), intrinsics=_PREFETCHING)  # fmt: skip
 _ARM_OUTLINED = frozenset(
     (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
 )
@@ -108,7 +112,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
         Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
-               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64)),
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
+               intrinsics=_PREFETCHING),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),

@@ -73,18 +73,18 @@ class DotProducts:
             rest = active - full * nr
             statements += self._group(place, row, mr, column + full * nr, rest, index(full * each), sums)
 
-        def spot(i: int, column: int) -> tuple[int, int]:
+        def spot(i: int, offset: int) -> tuple[int, int]:
             """The vector of `sums` and the lane that hold an element."""
-            group = column // nr
+            group = offset // nr
             width = nr if group < full else active - full * nr
-            number = i * width + column - group * nr
+            number = i * width + offset - group * nr
             return group * each + number // lanes, number % lanes
 
         for i in range(mr):
-            spots = [spot(i, column) for column in range(active)]
-            statements += lane_block(
-                c.names, lanes, partial(self._finish, place, row + i, column, sums, spots)
-            )
+            for start in range(0, active, lanes):
+                spots = [spot(i, offset) for offset in range(start, min(active, start + lanes))]
+                finish = partial(self._finish, place, row + i, column + start, sums, spots)
+                statements += lane_block(c.names, lanes, finish)
         return statements
 
     def _finish(
