@@ -572,9 +572,23 @@ def test_double_precision_is_refused_where_it_would_be_calls() -> None:
 
 
 def test_two_kernels_of_one_name_are_refused() -> None:
-    callee = [Kernel("same", (), ()), Kernel("same", (), ())]
     with pytest.raises(CompileError, match="expected one kernel of this name, got two"):
-        emit_kernels([Kernel("top", (), tuple(Call(k, ()) for k in callee))], host_target())
+        emit_kernels([Kernel("same", (), ()), Kernel("same", (), ())], host_target())
+
+
+def test_called_kernels_that_are_equal_are_one_function() -> None:
+    def tile(value: float) -> Kernel:
+        y = Buffer("y", f32, (4,), access="out")
+        return Kernel("tile", (y,), (store(y, [0], constant(f32, value)),))
+
+    y = Buffer("y", f32, (4,), access="out")
+    tops = [
+        Kernel(name, (y,), (Call(tile(value), ((y, (index(0),)),)),))
+        for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0))
+    ]
+    text = emit_kernels(tops, host_target())
+    assert re.findall(r"define internal void @(tile\d)", text) == ["tile0", "tile1"]
+    assert re.findall(r"call void @(tile\d)", text) == ["tile0", "tile0", "tile1"]
 
 
 # GPU

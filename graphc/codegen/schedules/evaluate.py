@@ -96,6 +96,15 @@ class Evaluator:
         assert answer is not None
         return answer
 
+    def source(self, value: Value, where: Sequence[Expr | int]) -> tuple[Buffer, Index] | None:
+        """The buffer and index that an element is read from; `None` where it is computed."""
+        at = tuple(index(i) for i in where)
+        while value not in self.buffers:
+            if value in self.bound or value.node.op.name not in _VIEWS:
+                return None
+            value, at = next(_RULES[value.node.op.name](value.node, at))
+        return self.buffers[value], at
+
     def _lookup(self, request: tuple[Value, Index]) -> Expr | None:
         key = _key(*request)
         return next((s.known[key] for s in reversed(self._scopes) if key in s.known), None)
@@ -277,6 +286,7 @@ def _gather(node: Node, where: Index) -> _Request:
     return Apply("select", (inside, element, zero))
 
 
+_VIEWS = ("broadcast", "transpose", "slice", "reshape")
 _RULES: dict[str, Callable[[Node, Index], _Request]] = {
     "broadcast": _broadcast,
     "transpose": _transpose,

@@ -14,9 +14,11 @@ from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_p
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
     Alloc,
+    Apply,
     Buffer,
     Expr,
     Load,
+    Prefetch,
     Stmt,
     constant,
     index,
@@ -181,6 +183,16 @@ class OuterProducts:
 
         extents = self._extents(depth)
 
+        def prefetch(k: Expr) -> list[Stmt]:
+            """The columns' vectors some steps ahead."""
+            ahead = Apply("min", (k0 + k + _AHEAD, index(c.product.depth - 1)))
+            statements: list[Stmt] = []
+            for j in range(nv):
+                at = self.columns.at(place.batch, (*columns_outer, column + j * lanes), (ahead,))
+                found = c.evaluator.source(self.columns.value, at)
+                statements += [Prefetch(*found)] if found is not None else []
+            return statements
+
         def step(along: tuple[Expr, ...], chain: int) -> list[Stmt]:
             k = flat_index(extents, along)
             b = Buffer(c.names.fresh("b"), dtype, (nv, lanes), space="reg", access="local")
@@ -223,6 +235,7 @@ class OuterProducts:
             rest = lane_block(c.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
             return [
                 Alloc(b),
+                *(prefetch(k) if self.blocking.streams and len(extents) == 1 else []),
                 *(rest if masked else []),
                 *c.vectors(nv, lanes, load_b, active if masked else None),
                 *c.unrolled(mr, update),
@@ -243,11 +256,28 @@ class OuterProducts:
 
         return [
             Alloc(acc),
+            *(self._prefetch_epilogue(where, row, column, mr, nv) if last else []),
             *c.cells(mr, nv, lanes, begin),
             *self._steps(extents, chains, step),
             *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
             *c.cells(mr, nv, lanes, finish, active if last else None),
         ]
+
+    def _prefetch_epilogue(
+        self, where: Callable[[Expr, Expr], tuple[Expr, ...]], row: Expr, column: Expr, mr: int, nv: int
+    ) -> list[Stmt]:
+        """What the epilogue will read from far away comes while the sums are made."""
+        c = self.c
+        shape, lanes = c.product.result.shape, self.blocking.lanes
+        buffers = [c.evaluator.buffers[v] for v in c.region.inputs if v.shape == shape and c.in_epilogue(v)]
+        if sum(v.dtype.bytes for v in buffers) * c.product.result.type.size < c.target.cache_bytes[-1] // 16:
+            return []
+        return c.unrolled(
+            mr,
+            lambda i: [
+                Prefetch(b, where(row + i, column + j * lanes)) for b in buffers for j in range(nv)
+            ],
+        )
 
     def _steps(self, extents: Sequence[int], chains: int, step: Step) -> list[Stmt]:
         """The loops along a block of the sum, the chains taking turns in the innermost one."""

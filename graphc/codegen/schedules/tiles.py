@@ -16,7 +16,7 @@ from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, parameters
 from graphc.codegen.schedules.operands import product_of
 from graphc.codegen.target import Target
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Graph, Value
 from graphc.ir.kernel import (
     Apply,
     Buffer,
@@ -93,6 +93,14 @@ class Contraction:
         kernel = self._tiles[key]
         windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
         return Call(kernel, windows, (*moving, *position))
+
+    def in_epilogue(self, value: Value) -> bool:
+        """True if a pointwise node that is no part of an operand reads this input of the region."""
+        operands = {self.product.left.value.node, self.product.right.value.node}
+        return any(
+            value in node.operands and "pointwise" in node.op.traits and node not in operands
+            for node in self.region.nodes
+        )
 
     # ----------------------------------------------------------------------------------------------------- statements
 
