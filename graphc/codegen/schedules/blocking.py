@@ -32,8 +32,11 @@ _MOST_ROWS = 16
 _MOST_CELLS = 32  # accumulators of a tile; a longer body only takes longer to compile
 _TILE_OVERHEAD = 24.0  # slots to call a tile, to set up its addresses and to fill the pipeline
 _STORE = 2.0  # slots to finish and store one vector of results
+_STREAMING = 3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
+_JUMPING = 8.0  # the same, where each is on another page than the one before
 _FAR_ROW = 2048  # bytes between rows beyond which they are far apart
 _FAR_BLOCK = 256  # the length of a block of such rows that is read in place
+_STREAM_BLOCK = 32  # the length of a block of rows that are read once, from memory, each for all columns
 _FAR_PENALTY = 0.03  # of the multiply-adds: so much longer do they take with such a panel
 _PAGE = 4096  # bytes between rows that lie in the same sets of the first cache
 _ALIASED_ROWS = 8  # rows of that distance that it holds
@@ -62,7 +65,7 @@ class Blocking:
     depth: int  # the length of a block of the sum
     columns: Packing = "none"
     rows_packed: bool = False
-    streams: bool = False  # the columns are read once, from far away, so that it pays to prefetch them
+    streams: bool = False  # the columns are read once, from memory: blocks of the sum outside, prefetched
     cost: float = 0.0
 
 
@@ -100,8 +103,8 @@ def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _tiles(target: Target, rows: int, vectors: int) -> Iterator[Tile]:
-    for nv in range(1, min(vectors, _MOST_CELLS) + 1):
-        for mr in range(1, min(rows, _MOST_ROWS, _MOST_CELLS // nv) + 1):
+    for nv in range(1, min(max(vectors, 1), _MOST_CELLS) + 1):
+        for mr in range(1, min(max(rows, 1), _MOST_ROWS, _MOST_CELLS // nv) + 1):
             # a single row reads its vectors from memory within the multiply-add
             if mr * nv + (nv if mr > 1 else 1) + 1 <= target.vector_registers:
                 chains = max(1, min(_CHAINS // (mr * nv), target.vector_registers // (2 * mr * nv)))
@@ -149,7 +152,11 @@ def _outer_blocking(
     gap = columns.summed_stride
     far = packing == "none" and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
     depth = k
-    if panel_rows > 1 and len(product.sums) == 1:
+    streams = packing == "none" and panel_rows == 1 and k * n * bytes_ > second_cache
+    streams = streams and columns.free_stride == 1 and len(product.sums) == 1
+    if streams:
+        depth = min(k, _STREAM_BLOCK)
+    elif panel_rows > 1 and len(product.sums) == 1:
         most = max(16, (second_cache // (2 if packing == "none" else 4)) // row_bytes)
         if far:
             most = min(most, _FAR_BLOCK)
@@ -174,6 +181,9 @@ def _outer_blocking(
     multiply_adds = m * vectors * k
     if far:
         cost += _FAR_PENALTY * multiply_adds
+    if k * n * bytes_ > second_cache:  # columns come from memory once
+        jumps = packing == "none" and not streams and (gap is None or gap * bytes_ > _FAR_ROW)
+        cost += k * vectors * (_JUMPING if jumps else _STREAMING)
     if aliased and not rows_packed:
         cost += _ALIASED_PENALTY * multiply_adds
     if depth and k > depth:  # results wait in memory between blocks
@@ -187,7 +197,6 @@ def _outer_blocking(
         cost += each * k * vectors
     if rows_packed:
         cost += k * panel_rows * (3 + (tile.rows * _COMPUTED if rows.is_computed else 0))
-    streams = panel_rows == 1 and k * n * bytes_ > second_cache and packing == "none"
     return Blocking("outer", swapped, lanes, tile, depth, packing, rows_packed, streams, cost)
 
 
@@ -195,7 +204,7 @@ def _outer_blocking(
 
 
 def _dot(product: Product, target: Target, widest: int) -> Blocking:
-    m, n, k = product.left.extent, product.right.extent, product.depth
+    m, n, k = max(product.left.extent, 1), max(product.right.extent, 1), product.depth
     lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
     computed = product.left.is_computed + product.right.is_computed
     best: tuple[float, Tile] | None = None

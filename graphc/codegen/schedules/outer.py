@@ -7,6 +7,7 @@ rows inside. Between blocks of the sum a panel's results wait in scratch memory;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.loops import lane_block, nest
@@ -32,6 +33,16 @@ _AHEAD = 8  # steps of the sum between a prefetch and the load
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of the sum; is it the first, the last?"""
+
+    start: Expr
+    depth: int
+    first: bool
+    last: bool
+
+
 class OuterProducts:
     """Writes the statements of one contraction in the outer form."""
 
@@ -50,50 +61,61 @@ class OuterProducts:
             self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
-            self.waiting = c.scratch_buffer("partial", (self.rows.extent, self.width))
+            width = self.columns.extent if b.streams else self.width
+            self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
 
     def statements(self, place: Place) -> list[Stmt]:
         """All loops at one place of the outer dimensions."""
         statements = self._pack_rows(place) if self.packed_rows is not None else []
         extent, lanes = self.columns.extent, self.blocking.lanes
 
-        def panel(column: Expr, size: int) -> list[Stmt]:
-            nv = -(-size // lanes)
-            return self._panel(place, column, nv, size - (nv - 1) * lanes)
+        def panels(block: Block | None = None) -> list[Stmt]:
+            def panel(column: Expr, size: int) -> list[Stmt]:
+                nv = -(-size // lanes)
+                active = size - (nv - 1) * lanes
+                if block is not None:
+                    return self._block(place, column, nv, active, block)
+                return self._along_sum(lambda b: self._block(place, column, nv, active, b))
 
-        return statements + self.c.blocks(extent, self.width, panel, "column")
+            return self.c.blocks(extent, self.width, panel, "column")
+
+        return statements + (self._along_sum(panels) if self.blocking.streams else panels())
 
     # --------------------------------------------------------------------------------------------------------- blocks
 
-    def _panel(self, place: Place, column: Expr, nv: int, active: int) -> list[Stmt]:
-        """All rows of a panel of columns, block by block of the sum."""
+    def _along_sum(self, body: Callable[[Block], list[Stmt]]) -> list[Stmt]:
+        """`body` for every block of the sum."""
         depth, size = self.c.product.depth, self.blocking.depth
         if size >= depth:
-            return self._block(place, column, nv, active, index(0), depth, True, True)
+            return body(Block(index(0), depth, True, True))
         last = (depth - 1) // size * size
-        statements = self._block(place, column, nv, active, index(0), size, True, False)
+        statements = body(Block(index(0), size, True, False))
         if last > size:
             k = self.c.names.var("block")
-            body = self._block(place, column, nv, active, k, size, False, False)
-            statements.append(loop(k, size, last, body, step=size))
-        return statements + self._block(place, column, nv, active, index(last), depth - last, False, True)
+            statements.append(loop(k, size, last, body(Block(k, size, False, False)), step=size))
+        return statements + body(Block(index(last), depth - last, False, True))
 
-    def _block(
-        self, place: Place, column: Expr, nv: int, active: int, k: Expr, depth: int, first: bool, last: bool
-    ) -> list[Stmt]:
+    def _block(self, place: Place, column: Expr, nv: int, active: int, block: Block) -> list[Stmt]:
+        """All rows of a panel of columns over one block of the sum."""
         statements: list[Stmt] = []
         if self.panel is not None:
-            statements += self._pack_columns(place, column, nv, active, k, depth)
+            statements += self._pack_columns(place, column, nv, active, block.start, block.depth)
 
         def tile(row: Expr, mr: int) -> list[Stmt]:
-            key = (mr, nv, active, depth, first, last)
+            key = (mr, nv, active, block.depth, block.first, block.last)
             return [
                 self.c.call_tile(
                     key,
                     place,
-                    (row, column, k),
+                    (row, column, block.start),
                     lambda inner, at: self._tile(
-                        inner, at[0], at[1], at[2], mr, nv, active, depth, first, last
+                        inner,
+                        at[0],
+                        at[1],
+                        mr,
+                        nv,
+                        active,
+                        Block(at[2], block.depth, block.first, block.last),
                     ),
                 )
             ]
@@ -153,15 +175,13 @@ class OuterProducts:
         place: Place,
         row: Expr,
         column: Expr,
-        k0: Expr,
         mr: int,
         nv: int,
         active: int,
-        depth: int,
-        first: bool,
-        last: bool,
+        block: Block,
     ) -> list[Stmt]:
         """`mr` rows of `nv` vectors over one block of the sum."""
+        k0, depth, first, last = block.start, block.depth, block.first, block.last
         c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
         rows_outer, columns_outer = self._outer(place)
         dtype, zero = c.dtype, constant(c.dtype, 0)
@@ -173,11 +193,15 @@ class OuterProducts:
             parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)
             return (*place.batch, *parts[0], *parts[1])
 
+        def waiting(i: Expr, j: Expr, lane: Expr) -> tuple[Expr, Expr]:
+            offset = j * lanes + lane
+            return row + i, column + offset if self.blocking.streams else offset
+
         def begin(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             start: Expr = zero
             if not first:
                 assert self.waiting is not None
-                start = load(self.waiting, row + i, j * lanes + lane)
+                start = load(self.waiting, *waiting(i, j, lane))
             rest = [store(acc, (s, i, j, lane), zero) for s in range(1, chains)]
             return [store(acc, (0, i, j, lane), start), *rest]
 
@@ -250,7 +274,7 @@ class OuterProducts:
         def finish(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             if not last:
                 assert self.waiting is not None
-                return [store(self.waiting, (row + i, j * lanes + lane), load(acc, 0, i, j, lane))]
+                return [store(self.waiting, waiting(i, j, lane), load(acc, 0, i, j, lane))]
             c.evaluator.bound[c.product.result] = lambda at: Load(acc, (index(0), i, j, lane))
             return c.finish(where(row + i, column + j * lanes + lane))
 
@@ -274,9 +298,7 @@ class OuterProducts:
             return []
         return c.unrolled(
             mr,
-            lambda i: [
-                Prefetch(b, where(row + i, column + j * lanes)) for b in buffers for j in range(nv)
-            ],
+            lambda i: [Prefetch(b, where(row + i, column + j * lanes)) for b in buffers for j in range(nv)],
         )
 
     def _steps(self, extents: Sequence[int], chains: int, step: Step) -> list[Stmt]:
