@@ -32,8 +32,11 @@ _MOST_ROWS = 16
 _MOST_CELLS = 32  # accumulators of a tile; a longer body only takes longer to compile
 _TILE_OVERHEAD = 24.0  # slots to call a tile, to set up its addresses and to fill the pipeline
 _STORE = 2.0  # slots to finish and store one vector of results
-_STREAMING = 3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
+_STREAMING = (
+    3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
+)
 _JUMPING = 8.0  # the same, where each is on another page than the one before
+_SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
 _FAR_ROW = 2048  # bytes between rows beyond which they are far apart
 _FAR_BLOCK = 256  # the length of a block of such rows that is read in place
 _STREAM_BLOCK = 32  # the length of a block of rows that are read once, from memory, each for all columns
@@ -91,6 +94,12 @@ def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocki
         yield _dot(product, target, lanes)
 
 
+def _caches(target: Target) -> tuple[int, int]:
+    """Bytes of the first and of the second cache; a machine with one has it twice."""
+    sizes = target.cache_bytes
+    return sizes[0], sizes[min(1, len(sizes) - 1)]
+
+
 def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
     """(how many, size) of the full parts and of what remains."""
     if extent // size:
@@ -145,7 +154,7 @@ def _outer_blocking(
 ) -> Blocking:
     m, n, k = rows.extent, columns.extent, product.depth
     bytes_ = product.dtype.bytes
-    first_cache, second_cache = target.cache_bytes[0], target.cache_bytes[min(1, len(target.cache_bytes) - 1)]
+    first_cache, second_cache = _caches(target)
     vectors = -(-n // lanes)
     row_bytes = tile.vectors * lanes * bytes_
     panel_rows = -(-m // tile.rows)
@@ -172,7 +181,7 @@ def _outer_blocking(
     splat = 0.5 if tile.rows * depth * bytes_ <= first_cache // 2 else 1.0
     if rows.is_computed and not rows_packed:
         splat += _COMPUTED
-    store = _STORE if not swapped or rows.extent == 1 else 3.0 * lanes
+    store = _STORE if not swapped or rows.extent == 1 else _SCATTER * lanes * product.accesses
     cost = 0.0
     for tiles_m, mr in _parts(m, tile.rows):
         for tiles_n, nv in _parts(vectors, tile.vectors):
@@ -207,16 +216,21 @@ def _dot(product: Product, target: Target, widest: int) -> Blocking:
     m, n, k = max(product.left.extent, 1), max(product.right.extent, 1), product.depth
     lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
     computed = product.left.is_computed + product.right.is_computed
+    bytes_, (first_cache, second_cache) = product.dtype.bytes, _caches(target)
     best: tuple[float, Tile] | None = None
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
             if cells > max(16, lanes) or cells + min(mr, nr) + 1 > target.vector_registers:
                 continue
+            # a tile's rows stay in the first cache, or at least all rows in the second, or neither
+            load = 1.0 if (mr + nr) * k * bytes_ <= first_cache else _FAR
+            load += m > mr and m * k * bytes_ > second_cache // 2
+            load += _COMPUTED * computed
             cost = 0.0
             for tiles_m, a in _parts(m, mr):
                 for tiles_n, b in _parts(n, nr):
-                    step = max(a * b, (a + b) * (1 + _COMPUTED * computed), _CHAINS / 2) + _LOAD * (a + b)
+                    step = max(a * b, (a + b) * load, _CHAINS / 2) + _LOAD * (a + b)
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
             if best is None or cost < best[0]:
                 best = cost, Tile(mr, nr)

@@ -77,6 +77,7 @@ class Product:
     result: Value
     left: Side
     right: Side
+    accesses: int = 1  # arrays of the result's shape that the epilogue reads or writes
 
     @property
     def dtype(self) -> DType:
@@ -105,6 +106,7 @@ def product_of(region: Graph) -> Product:
         node.results[0],
         Side(lhs, d.lhs_batch, d.lhs_free, d.lhs_summed),
         Side(rhs, d.rhs_batch, d.rhs_free, d.rhs_summed),
+        len([v for v in (*region.inputs, *region.outputs) if v.shape == node.type.shape]),
     )
 
 

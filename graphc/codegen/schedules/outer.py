@@ -265,6 +265,12 @@ class OuterProducts:
                 *c.unrolled(mr, update),
             ]
 
+        def prefetch_row(i: Expr) -> list[Stmt]:
+            return [Prefetch(b, where(row + i, column + j * lanes)) for b in far for j in range(nv)]
+
+        far = c.far_results() if last else []
+        prefetched = prefetch_row if far else None
+
         def join(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             total: Expr = load(acc, 0, i, j, lane)
             for s in range(1, chains):
@@ -280,44 +286,49 @@ class OuterProducts:
 
         return [
             Alloc(acc),
-            *(self._prefetch_epilogue(where, row, column, mr, nv) if last else []),
             *c.cells(mr, nv, lanes, begin),
-            *self._steps(extents, chains, step),
+            *self._steps(extents, chains, step, mr, prefetched),
             *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
             *c.cells(mr, nv, lanes, finish, active if last else None),
         ]
 
-    def _prefetch_epilogue(
-        self, where: Callable[[Expr, Expr], tuple[Expr, ...]], row: Expr, column: Expr, mr: int, nv: int
+    def _steps(
+        self,
+        extents: Sequence[int],
+        chains: int,
+        step: Step,
+        rows: int,
+        before_row: Callable[[Expr], list[Stmt]] | None,
     ) -> list[Stmt]:
-        """What the epilogue will read from far away comes while the sums are made."""
-        c = self.c
-        shape, lanes = c.product.result.shape, self.blocking.lanes
-        buffers = [c.evaluator.buffers[v] for v in c.region.inputs if v.shape == shape and c.in_epilogue(v)]
-        if sum(v.dtype.bytes for v in buffers) * c.product.result.type.size < c.target.cache_bytes[-1] // 16:
-            return []
-        return c.unrolled(
-            mr,
-            lambda i: [Prefetch(b, where(row + i, column + j * lanes)) for b in buffers for j in range(nv)],
-        )
+        """The loops along a block of the sum, the chains taking turns in the innermost one.
 
-    def _steps(self, extents: Sequence[int], chains: int, step: Step) -> list[Stmt]:
-        """The loops along a block of the sum, the chains taking turns in the innermost one."""
+        `before_row` is run for each of the tile's rows, spread over the loop.
+        """
+        names = self.c.names
         if not extents:
             return step((), 0)
 
         def innermost(outer: tuple[Expr, ...]) -> list[Stmt]:
             full = extents[-1] // chains * chains
             statements: list[Stmt] = []
-            if full:
-                k = self.c.names.var("k")
+            k = names.var("k")
+            body = [s for chain in range(chains) for s in step((*outer, k + chain), chain)]
+            part = full // rows // chains * chains
+            start = 0
+            if before_row is not None and part and not outer:
+                i = names.var("r")
+                inner = loop(k, i * part, i * part + part, body, step=chains)
+                statements.append(loop(i, 0, rows, [*before_row(i), inner]))
+                start = rows * part
+                k = names.var("k")
                 body = [s for chain in range(chains) for s in step((*outer, k + chain), chain)]
-                statements.append(loop(k, 0, full, body, step=chains))
+            if full > start:
+                statements.append(loop(k, start, full, body, step=chains))
             for rest in range(full, extents[-1]):
                 statements += step((*outer, index(rest)), 0)
             return statements
 
-        return nest(self.c.names, extents[:-1], innermost)
+        return nest(names, extents[:-1], innermost)
 
 
 def _from(start: Expr, along: tuple[Expr, ...]) -> tuple[Expr, ...]:

@@ -16,7 +16,7 @@ from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, parameters
 from graphc.codegen.schedules.operands import product_of
 from graphc.codegen.target import Target
-from graphc.ir.graph import Graph, Value
+from graphc.ir.graph import Graph
 from graphc.ir.kernel import (
     Apply,
     Buffer,
@@ -94,13 +94,20 @@ class Contraction:
         windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
         return Call(kernel, windows, (*moving, *position))
 
-    def in_epilogue(self, value: Value) -> bool:
-        """True if a pointwise node that is no part of an operand reads this input of the region."""
+    def far_results(self) -> list[Buffer]:
+        """The arrays of the result's shape that the epilogue reads and writes, if they come from beyond the caches."""
         operands = {self.product.left.value.node, self.product.right.value.node}
-        return any(
-            value in node.operands and "pointwise" in node.op.traits and node not in operands
+        read = {
+            v
             for node in self.region.nodes
-        )
+            if "pointwise" in node.op.traits and node not in operands
+            for v in node.operands
+        }
+        shape = self.product.result.shape
+        inputs = [self.evaluator.buffers[v] for v in self.region.inputs if v in read]
+        buffers = [b for b in dict.fromkeys([*inputs, *self.results]) if b.shape == shape]
+        size = sum(b.dtype.bytes for b in buffers) * self.product.result.type.size
+        return buffers if size > self.target.cache_bytes[min(1, len(self.target.cache_bytes) - 1)] else []
 
     # ----------------------------------------------------------------------------------------------------- statements
 
