@@ -28,6 +28,7 @@ from graphc.ir.kernel import (
     store,
 )
 
+_PACKED_STEPS = 16  # steps of the sum that are packed at a time
 _AHEAD = 8  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -61,7 +62,8 @@ class OuterProducts:
             self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
-            width = self.columns.extent if b.streams else self.width
+            # whole vectors wait, with lanes beyond the last column too
+            width = -(-self.columns.extent // b.lanes) * b.lanes if b.streams else self.width
             self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
 
     def statements(self, place: Place) -> list[Stmt]:
@@ -147,7 +149,15 @@ class OuterProducts:
         if self.blocking.columns == "transpose":
             return transpose_panel(c.names, c.evaluator, element, panel, extents, size, lanes)
         return copy_panel(
-            c.names, c.evaluator, element, panel, extents, size, lanes, lambda k, offset: (k, offset)
+            c.names,
+            c.evaluator,
+            element,
+            panel,
+            extents,
+            size,
+            nv * lanes,
+            lanes,
+            lambda k, offset: (k, offset),
         )
 
     def _pack_rows(self, place: Place) -> list[Stmt]:
@@ -155,18 +165,23 @@ class OuterProducts:
         c, depth, outer, packed = self.c, self.c.product.depth, self._outer(place)[0], self.packed_rows
         assert packed is not None
 
-        def tile(row: Expr, mr: int) -> list[Stmt]:
-            def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
-                return c.evaluator.at(
-                    self.rows.value, self.rows.at(place.batch, (*outer, row + offset), along)
-                )
+        def steps(start: Expr, extents: tuple[int, ...]) -> list[Stmt]:
+            def tile(row: Expr, mr: int) -> list[Stmt]:
+                def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
+                    at = self.rows.at(place.batch, (*outer, row + offset), _from(start, along))
+                    return c.evaluator.at(self.rows.value, at)
 
-            return copy_panel(
-                c.names, c.evaluator, element, packed, self._extents(depth), mr, fitting_lanes(c.lanes, mr),
-                lambda k, offset: (row * depth + k * mr + offset,),
-            )  # fmt: skip
+                return copy_panel(
+                    c.names, c.evaluator, element, packed, extents, mr, mr, fitting_lanes(c.lanes, mr),
+                    lambda k, offset: (row * depth + (start + k) * mr + offset,),
+                )  # fmt: skip
 
-        return c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
+            return c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
+
+        if len(c.product.sums) != 1:
+            return steps(index(0), self._extents(depth))
+        # a few steps at a time, so that their rows stay in the first cache from tile to tile
+        return c.blocks(depth, _PACKED_STEPS, lambda start, size: steps(start, (size,)), "step")
 
     # ----------------------------------------------------------------------------------------------------------- tile
 

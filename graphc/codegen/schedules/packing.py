@@ -32,10 +32,11 @@ def copy_panel(
     packed: Buffer,
     extents: Sequence[int],
     active: int,
+    width: int,
     lanes: int,
     at: Callable[[Expr, Expr], Sequence[Expr]],
 ) -> list[Stmt]:
-    """`packed[at(k, c)] = element(c, indices of k)`, in vectors of columns; beyond `active` columns they are 0."""
+    """`packed[at(k, c)] = element(c, indices of k)`, in vectors of columns; from `active` columns to `width` they are 0."""
 
     def columns(along: tuple[Expr, ...]) -> list[Stmt]:
         k = flat_index(extents, along)
@@ -50,7 +51,7 @@ def copy_panel(
             def zero(lane: Expr, start: int = start) -> list[Stmt]:
                 return [store(packed, at(k, lane + start), constant(packed.dtype, 0))]
 
-            if active - start < lanes:
+            if active < start + lanes <= width:
                 statements += lane_block(names, lanes, zero)
             statements += lane_block(names, lanes, copy, active - start)
         return statements

@@ -1,0 +1,163 @@
+"""Contractions in every form, tile, block and packing: against numpy, and kernel by kernel in the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import graphc
+from graphc.codegen.memory import make_plan
+from graphc.codegen.schedules.blocking import Blocking
+from graphc.codegen.schedules.tiles import Contraction
+from graphc.codegen.target import Target, host_target, target_from_name
+from graphc.frontend.array import Array
+from graphc.ir.plan import run_plan, verify_plan
+from graphc.ir.types import f32, f64
+from graphc.passes.fuse import fuse
+from graphc.passes.simplify import simplify
+
+Product = Callable[[Array, Array], Array]
+FORMS: dict[str, tuple[Product, bool, bool]] = {  # is the left operand stored [K, M], the right one [N, K]?
+    "AB": (lambda a, b: a @ b, False, False),
+    "ATB": (lambda a, b: a.T @ b, True, False),
+    "ABT": (lambda a, b: a @ b.T, False, True),
+    "ATBT": (lambda a, b: a.T @ b.T, True, True),
+}
+# caches so small that small shapes are cut and packed like large ones
+TINY = (256, 1024)
+
+
+def operands(form: str, m: int, n: int, k: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(m * 10007 + n * 101 + k)
+    _, left, right = FORMS[form]
+    a, b = rng.standard_normal((k, m) if left else (m, k)), rng.standard_normal((n, k) if right else (k, n))
+    return a.astype(dtype), b.astype(dtype)
+
+
+def blocking(product: Product, a: np.ndarray, b: np.ndarray, target: Target) -> Blocking:
+    graph = fuse(simplify(graphc.trace(product, a, b)))
+    region = next(n for n in graph.nodes if n.op.name == "fused").regions[0]
+    return Contraction(region, target, {}).blocking
+
+
+def check(product: Product, a: np.ndarray, b: np.ndarray, target: Target, expected: np.ndarray) -> None:
+    result = graphc.compile(product, a, b, target=target)(a, b)
+    scale = np.abs(a).max() * np.abs(b).max() * max(min(a.shape), 1)
+    np.testing.assert_allclose(result, expected, atol=1e-6 * max(scale, 1.0) * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cache_bytes", [(32 << 10, 1 << 20), TINY])
+def test_odd_sizes(form: str, cache_bytes: tuple[int, ...]) -> None:
+    target = replace(host_target(), cache_bytes=cache_bytes)
+    for m, n, k in [
+        (1, 1, 1),
+        (1, 70, 9),
+        (33, 1, 17),
+        (3, 5, 31),
+        (16, 17, 3),
+        (31, 33, 127),
+        (7, 100, 64),
+        (1, 127, 1000),
+    ]:
+        a, b = operands(form, m, n, k)
+        check(FORMS[form][0], a, b, target, FORMS[form][0](a.astype(np.float64), b.astype(np.float64)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_vector_width(name: str, form: str) -> None:
+    target = target_from_name(name)
+    if not host_target().triple.startswith("x86_64") or target.vector_bits > host_target().vector_bits:
+        pytest.skip(f"{name} does not run on this machine")
+    for m, n, k in [(5, 37, 70), (40, 19, 33)]:
+        a, b = operands(form, m, n, k)
+        check(FORMS[form][0], a, b, replace(target, cache_bytes=TINY), FORMS[form][0](a, b))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_interpreted_plan_agrees(form: str) -> None:
+    target = replace(host_target(), cache_bytes=TINY)
+    a, b = operands(form, 9, 37, 70)
+    plan = make_plan(fuse(simplify(graphc.trace(FORMS[form][0], a, b))), target)
+    verify_plan(plan)
+    np.testing.assert_allclose(run_plan(plan, [a, b])[0], FORMS[form][0](a, b), atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "expected"),
+    [
+        ("AB", (64, 64, 64), {"form": "outer", "columns": "none", "rows_packed": False}),
+        ("AB", (64, 1024, 640), {"form": "outer", "columns": "copy"}),
+        ("ABT", (64, 64, 64), {"form": "outer", "columns": "transpose"}),
+        ("ABT", (2, 64, 512), {"form": "dot"}),
+        ("ATB", (1024, 640, 70), {"form": "outer", "rows_packed": True}),
+        ("AB", (2, 4096, 100), {"form": "outer", "streams": True}),
+    ],
+)
+def test_the_cost_model_chooses(form: str, shape: tuple[int, int, int], expected: dict[str, object]) -> None:
+    target = replace(target_from_name("x86-64-v4"), cache_bytes=(32 << 10, 256 << 10))
+    a, b = operands(form, *shape)
+    chosen = blocking(FORMS[form][0], a, b, target)
+    assert {name: getattr(chosen, name) for name in expected} == expected
+    if host_target().vector_bits >= target.vector_bits and host_target().triple.startswith("x86_64"):
+        check(FORMS[form][0], a, b, target, FORMS[form][0](a, b))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("registers", [16, 32])
+def test_tiles_fit_the_registers(registers: int) -> None:
+    target = replace(target_from_name("x86-64-v3"), vector_registers=registers)
+    for form in FORMS:
+        for shape in [(1, 64, 64), (8, 512, 512), (100, 130, 77), (64, 10, 512), (512, 512, 512)]:
+            tile = blocking(FORMS[form][0], *operands(form, *shape), target).tile
+            cells = tile.rows * tile.vectors
+            assert tile.chains * cells + min(tile.rows, tile.vectors) + 1 <= registers
+
+
+def test_computed_operands_are_computed_once_an_element() -> None:
+    """Prologues: what an operand computes is packed where many tiles share it."""
+    a, b = operands("AB", 40, 200, 64)
+    s = np.random.default_rng(0).standard_normal(a.shape).astype(np.float32)
+
+    def product(a: Array, b: Array, s: Array) -> Array:
+        return graphc.vjp(lambda x: graphc.tanh(x), s)[1](a)[0] @ b  # type: ignore[no-any-return]
+
+    for cache_bytes in [(32 << 10, 1 << 20), TINY]:
+        exe = graphc.compile(product, a, b, s, target=replace(host_target(), cache_bytes=cache_bytes))
+        expected = (a * (1 - np.tanh(s.astype(np.float64)) ** 2)) @ b
+        np.testing.assert_allclose(exe(a, b, s), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_other_types(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-9, 9, s).astype(dtype) for s in ((19, 70), (37, 70)))
+    exe = graphc.compile(lambda a, b: a @ b.T, a, b, target=replace(host_target(), cache_bytes=TINY))
+    np.testing.assert_array_equal(exe(a, b), a @ b.T)
+
+
+def test_several_summed_free_and_batch_dimensions() -> None:
+    rng = np.random.default_rng(0)
+    for target in (host_target(), replace(host_target(), cache_bytes=TINY)):
+        a, b = rng.standard_normal((3, 5, 7, 6)), rng.standard_normal((3, 7, 6, 20))
+        exe = graphc.compile(
+            lambda a, b: graphc.einsum("bijk,bjkn->bin", a, b), f64[a.shape], f64[b.shape], target=target
+        )
+        np.testing.assert_allclose(exe(a, b), np.einsum("bijk,bjkn->bin", a, b), atol=1e-12)
+        a, b = rng.standard_normal((2, 3, 4, 17)), rng.standard_normal((2, 3, 18, 17))
+        exe = graphc.compile(
+            lambda a, b: graphc.matmul(a, graphc.matrix_transpose(b)),
+            f64[a.shape],
+            f64[b.shape],
+            target=target,
+        )
+        np.testing.assert_allclose(exe(a, b), a @ np.swapaxes(b, -1, -2), atol=1e-12)
+        x, w = (
+            rng.standard_normal((4, 6, 33)).astype(np.float32),
+            rng.standard_normal((65, 33)).astype(np.float32),
+        )
+        exe = graphc.compile(lambda x, w: x @ w.T, f32[x.shape], f32[w.shape], target=target)
+        np.testing.assert_allclose(exe(x, w), x @ w.T, atol=1e-4)
