@@ -12,6 +12,7 @@ import io
 import os
 import platform
 import sys
+import time
 import traceback
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graphc import __version__
 from graphc.config import VARIABLES
 from graphc.errors import ArgumentError, ArtifactError, GraphcError, ParseError
 from graphc.ir.files import load_graph, save_graph, write_atomically
@@ -34,6 +36,7 @@ from graphc.ir.parser import parse
 from graphc.ir.types import DTYPES
 from graphc.ir.verify import verify
 from graphc.passes.manager import PASSES, PassRun, format_pipeline, parse_pipeline, run_pipeline
+from graphc.runtime.object_cache import ObjectCache
 
 USAGE, FAILED, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # the last two as a shell reports the signals
 
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A compiler for neural networks: look into its graphs, change them, run them.",
         epilog="graphc COMMAND --help shows the options of a command, with examples.",
     )
-    parser.add_argument("--version", action="version", version=f"graphc {_version('graphc')}")
+    parser.add_argument("--version", action="version", version=f"graphc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_opt(commands)
     _add_run(commands)
@@ -112,8 +115,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     ops.add_argument("name", nargs="?", metavar="NAME", help="the op to explain")
     ops.set_defaults(command=_ops)
-    info = commands.add_parser("info", help="versions, this machine, environment variables")
+    info = commands.add_parser(
+        "info",
+        help="versions, this machine, targets, caches, environment variables",
+        description="What this installation has and what it sees: versions, the processor, the table of targets, the object "
+        "cache, and the environment variables that graphc reads.",
+    )
     info.set_defaults(command=_info)
+    objects = commands.add_parser(
+        "cache",
+        help="show or clear the object cache",
+        description="Compiled programs are kept on disk, so that a later process need not compile them again. GRAPHC_CACHE "
+        "names another folder, or turns the cache off.",
+    )
+    objects.add_argument("--list", action="store_true", help="list the entries, the last used first")
+    objects.add_argument("--clear", action="store_true", help="remove all entries")
+    objects.set_defaults(command=_cache)
     return parser
 
 
@@ -365,26 +382,74 @@ def _row(op: OpDef) -> tuple[str, str, str, str, str]:
 def _info(arguments: argparse.Namespace) -> int:
     import llvmlite.binding as llvm
 
-    from graphc.codegen.target import host_target
+    from graphc.codegen.target import TARGETS, host_target
+    from graphc.ir.types import f32
+    from graphc.program import object_cache
 
     target = host_target()
     llvm_version = ".".join(map(str, llvm.llvm_version_info))
+    objects = object_cache()
     facts = {
-        "graphc": _version("graphc"),
+        "graphc": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
         "llvmlite": f"{_version('llvmlite')} (LLVM {llvm_version})",
         "networkx": _version("networkx"),
         "system": platform.platform(),
-        "target": f"{target.name}: {target.triple}, {target.cpu}, {target.vector_bits}-bit vectors",
+        "processor": f"{target.cpu}, {target.triple}",
+        "vectors": f"{target.vector_registers} registers of {target.vector_bits} bits",
+        "caches": ", ".join(f"L{n} {_size(size)}" for n, size in enumerate(target.cache_bytes, 1)),
         "cores": f"{_cores()} usable",
+        "object cache": _cache_line(objects),
     }
     for key, value in facts.items():
-        print(f"{key:<15} {value}")
+        print(f"{key:<14} {value}")
+    print(f"\n{'target':<20} {'triple':<30} {'f32 lanes':>9} {'registers':>9}")
+    for known in (target, *TARGETS.values()):
+        registers = known.vector_registers if known.vector_bits else "-"
+        print(f"{known.name:<20} {known.triple:<30} {known.lanes(f32):>9} {registers:>9}")
     print()
     for variable, meaning in VARIABLES.items():
-        print(f"{variable:<15} {os.environ.get(variable, '(not set)')}\n{'':<15} {meaning}")
+        print(f"{variable:<20} {os.environ.get(variable, '(not set)')}\n{'':<20} {meaning}")
     return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from graphc.program import object_cache
+
+    objects = object_cache()
+    if arguments.clear:
+        count, size = objects.clear()
+        print(f"removed {count} {'entry' if count == 1 else 'entries'}, {_size(size)}")
+        return 0
+    print(_cache_line(objects))
+    if arguments.list:
+        for entry_ in objects.entries():
+            used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry_.used))
+            print(f"{entry_.key[:16]}  {used}  {_size(entry_.bytes):>9}")
+    return 0
+
+
+def _cache_line(objects: ObjectCache) -> str:
+    if objects.folder is None:
+        return "off"
+    entries = objects.entries()
+    held = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {_size(sum(e.bytes for e in entries))}"
+    return f"{objects.folder}: {held} of at most {_size(objects.limit)}"
+
+
+def _size(count: int) -> str:
+    """Bytes for people.
+
+    >>> _size(512), _size(1536), _size(256 << 20)
+    ('512 bytes', '1.5 KiB', '256 MiB')
+    """
+    if count < 1024:
+        return f"{count} bytes"
+    size, unit = count / 1024, 0
+    while size >= 1024 and unit < 2:
+        size, unit = size / 1024, unit + 1
+    return f"{size:.1f}".removesuffix(".0") + f" {('KiB', 'MiB', 'GiB')[unit]}"
 
 
 def _cores() -> int:

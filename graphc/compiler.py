@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,68 +25,14 @@ from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
-from graphc.ir.verify import verify
+from graphc.program import Donated, Program
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
-from graphc.runtime.executable import Executable, aligned_empty
+from graphc.runtime.executable import aligned_empty
 
 if TYPE_CHECKING:
     from graphc.codegen.target import Target
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
-
-Donated = tuple[tuple[int, int], ...]
-
-
-class Program:
-    """A compiled graph: its stages, its native code, and how long each part took to make."""
-
-    def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
-        from graphc.codegen.loader import load_object
-        from graphc.codegen.memory import make_plan
-        from graphc.codegen.object import compile_object
-        from graphc.codegen.program import emit_program, program_info
-        from graphc.ir.kernel_verify import verify_kernel
-        from graphc.ir.plan import verify_plan
-        from graphc.passes.fuse import fuse
-        from graphc.passes.simplify import simplify
-
-        level = config().verify
-        self.target = target
-        self.seconds: dict[str, float] = {}
-        clock = _Clock(self.seconds)
-        if level:
-            verify(graph)
-        simplified = simplify(graph)
-        fused = fuse(simplified)
-        clock("passes")
-        if level > 1:
-            verify(simplified)
-        if level:
-            verify(fused)
-        self.stages = {"traced": graph, "simplified": simplified, "fused": fused}
-        clock("verify")
-        self.plan: Plan = make_plan(fused, target, donated)
-        clock("schedule")
-        if level:
-            for kernel in self.plan.kernels:
-                verify_kernel(kernel)
-            verify_plan(self.plan)
-        clock("verify")
-        self.llvm = emit_program(self.plan, target)
-        clock("emit")
-        self.object_code = compile_object(self.llvm, target)
-        clock("llvm")
-        info = program_info(self.plan)
-        loaded = load_object(self.object_code)
-        self.executable = Executable(loaded.address(f"{info.name}_run"), loaded, info)
-        clock("load")
-
-    @cached_property
-    def asm(self) -> str:
-        """The target's assembly."""
-        from graphc.codegen.object import compile_assembly
-
-        return compile_assembly(self.llvm, self.target)
 
 
 class _AtTheCaller:
@@ -99,17 +44,6 @@ class _AtTheCaller:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, (ArgumentError, ShapeError, DTypeError)):
             raise type(error)(f"{here().prefix}{error}") from None
-
-
-class _Clock:
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._last = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        now = time.perf_counter()
-        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
-        self._last = now
 
 
 def _infos(names: Sequence[str], types: Sequence[TensorType]) -> tuple[ArrayInfo, ...]:
@@ -156,7 +90,7 @@ class CompiledFunction:
     """A compiled Python function: takes and gives the same nested structures, in native code.
 
     `graph` is the traced graph, `stages` the graph after each pass, `fused`, `kernels`, `plan`, `llvm` and `asm` the
-    lower forms, `compile_seconds` where the time went.
+    lower forms, `compile_seconds` where the time went, `cached` whether the object cache had the code already.
     """
 
     def __init__(
@@ -178,23 +112,25 @@ class CompiledFunction:
 
     @property
     def stages(self) -> dict[str, Graph]:
-        return self._program.stages
+        if isinstance(self._program, InterpretedProgram):
+            return self._program.stages
+        return self._program.lowered.stages
 
     @property
     def fused(self) -> Graph:
-        return self._native.stages["fused"]
+        return self._native.lowered.stages["fused"]
 
     @property
     def plan(self) -> Plan:
-        return self._native.plan
+        return self._native.lowered.plan
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        return self._native.plan.kernels
+        return self.plan.kernels
 
     @property
     def llvm(self) -> str:
-        return self._native.llvm
+        return self._native.lowered.llvm
 
     @property
     def asm(self) -> str:
@@ -208,7 +144,7 @@ class CompiledFunction:
     @property
     def workspace_bytes(self) -> int:
         """The bytes of the arena for everything between inputs and outputs."""
-        return self._native.plan.workspace_bytes
+        return self.info.workspace_bytes
 
     @property
     def info(self) -> ProgramInfo:
@@ -217,6 +153,11 @@ class CompiledFunction:
             if isinstance(self._program, InterpretedProgram)
             else self._program.executable.info
         )
+
+    @property
+    def cached(self) -> bool:
+        """True where the code came from the object cache; the lower forms are then made when they are asked for."""
+        return self._native.cached
 
     def __call__(self, *args: object) -> object:
         """The function's outputs on these arguments. Raises `ArgumentError`, `ShapeError` or `DTypeError`."""
@@ -387,7 +328,7 @@ def _below(structure: Structure, skip: int = 0) -> list[str]:
 def _program(graph: Graph, target: Target, donated: Donated) -> Program:
     # names are part of it: errors and symbols show them
     names = repr((graph.name, graph.input_names, graph.output_names))
-    key = (graph.canonical, names, repr(target), donated)
+    key = (graph.canonical, names, target.identity, donated)
     with _LOCK:
         found = _PROGRAMS.get(key)
         if found is None:
@@ -399,8 +340,9 @@ def _report(compiled: CompiledFunction) -> None:
     settings = config()
     if settings.debug:
         parts = ", ".join(f"{part} {1e3 * s:.1f} ms" for part, s in compiled.compile_seconds.items())
+        made = "from the cache" if compiled.cached else f"{len(compiled.kernels)} kernels"
         print(
-            f"graphc: {compiled.graph.name}: {len(compiled.kernels)} kernels, {compiled.workspace_bytes} arena bytes; {parts}",
+            f"graphc: {compiled.graph.name}: {made}, {compiled.workspace_bytes} arena bytes; {parts}",
             file=sys.stderr,
         )
     if settings.dump:

@@ -14,8 +14,13 @@ from graphc.errors import GraphcError
 VARIABLES = {
     "GRAPHC_DUMP": "directory: every compilation writes its stages there, numbered and reparsable",
     "GRAPHC_DEBUG": "0 silent; 1 a line for each compilation (times, kernels, bytes); 2 also a line for each pass",
+    "GRAPHC_CACHE": "directory of the object cache; off: none (default: graphc in the user's cache directory)",
+    "GRAPHC_CACHE_BYTES": "how many bytes the object cache may hold (default 256M; K, M and G are understood)",
+    "GRAPHC_CACHE_SIZES": "the processor's data caches, nearest first, as in 32K,1M,32M (default: read from the system)",
     "GRAPHC_VERIFY": "0 no verifier; 1 verify traced and final graphs, kernels, plan (default); 2 after every pass",
 }
+
+_UNITS = {"K": 10, "M": 20, "G": 30}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class Config:
     dump: str | None
     debug: int
     verify: int
+    cache: str | None = None  # a folder, "" for no cache, `None` for the user's
+    cache_bytes: int = 256 << 20
+    cache_sizes: tuple[int, ...] = ()
 
 
 def _level(name: str, default: int) -> int:
@@ -40,6 +48,13 @@ def _level(name: str, default: int) -> int:
     return int(text)
 
 
+def _bytes(name: str, text: str) -> int:
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    if not number.isdigit():
+        raise GraphcError(f"{name}: expected bytes, as in 32K or 1M ({VARIABLES[name]}), got {text!r}")
+    return int(number) << _UNITS.get(unit, 0)
+
+
 @cache
 def config() -> Config:
     """The configuration, read from the environment at the first call (tests use ``config.cache_clear()``).
@@ -47,6 +62,14 @@ def config() -> Config:
     >>> config().verify >= 0
     True
     """
+    get = os.environ.get
+    cache_folder = get("GRAPHC_CACHE") or None
+    sizes = get("GRAPHC_CACHE_SIZES", "")
     return Config(
-        os.environ.get("GRAPHC_DUMP") or None, _level("GRAPHC_DEBUG", 0), _level("GRAPHC_VERIFY", 1)
+        dump=get("GRAPHC_DUMP") or None,
+        debug=_level("GRAPHC_DEBUG", 0),
+        verify=_level("GRAPHC_VERIFY", 1),
+        cache="" if cache_folder in ("off", "0") else cache_folder,
+        cache_bytes=_bytes("GRAPHC_CACHE_BYTES", get("GRAPHC_CACHE_BYTES") or "256M"),
+        cache_sizes=tuple(_bytes("GRAPHC_CACHE_SIZES", s.strip()) for s in sizes.split(",") if sizes),
     )

@@ -14,9 +14,12 @@ import pytest
 
 import graphc.cli
 from graphc.cli import main
+from graphc.codegen.target import host_target
+from graphc.config import config
 from graphc.ir.files import load_graph
 from graphc.ir.ops import REGISTRY
 from graphc.ir.parser import parse, parse_all
+from graphc.program import object_cache
 
 MLP = """graphc 1
 graph @mlp(%x: f32[2,3], %w: f32[4,3], %k: i32[2]) -> (%h: f32[2,4], %twice: i32[2]) {
@@ -205,8 +208,40 @@ def test_info_names_versions_machine_and_variables(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GRAPHC_DUMP", "/somewhere")
     assert main(["info"]) == 0
     out = capsys.readouterr().out
-    assert f"numpy           {np.__version__}" in out and "LLVM" in out and "target" in out
+    assert f"numpy          {np.__version__}" in out and "LLVM" in out and "target" in out
     assert "GRAPHC_DUMP     /somewhere" in out and "GRAPHC_VERIFY   (not set)" in out
+
+
+def test_info_shows_targets_caches_and_the_object_cache(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path))
+    monkeypatch.setenv("GRAPHC_CACHE_SIZES", "48K,2M")
+    config.cache_clear()
+    host_target.cache_clear()
+    assert main(["info"]) == 0
+    host_target.cache_clear()
+    text = capsys.readouterr().out
+    assert "caches         L1 48 KiB, L2 2 MiB\n" in text
+    assert f"object cache   {tmp_path}: 0 entries, 0 bytes of at most 256 MiB\n" in text
+    assert "x86-64-v3            x86_64-unknown-linux-gnu               8        16\n" in text
+
+
+def test_cache_is_shown_listed_and_cleared(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == "off\n"
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path))
+    config.cache_clear()
+    object_cache().put("0123456789abcdef0123", b"x" * 2000)
+    assert main(["cache", "--list"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head == f"{tmp_path}: 1 entry, 2 KiB of at most 256 MiB"
+    assert line.startswith("0123456789abcdef  20") and line.endswith("  2 KiB")
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out == "removed 1 entry, 2 KiB\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong
@@ -361,7 +396,7 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch, gir: str, capsys: Capt
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("command", [[], ["opt"], ["run"], ["ops"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["opt"], ["run"], ["ops"], ["info"], ["cache"]])
 def test_help_is_there_for_every_command(command: list[str], capsys: Captured) -> None:
     assert main([*command, "--help"]) == 0
     out = capsys.readouterr().out

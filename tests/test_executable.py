@@ -13,11 +13,11 @@ from graphc.codegen.loader import load_object
 from graphc.codegen.object import compile_object, undefined_symbols, writable_sections
 from graphc.codegen.program import emit_program, program_info
 from graphc.codegen.target import target_from_name
-from graphc.compiler import Program
 from graphc.compiler import compile as compile_graph
 from graphc.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.types import TensorType, f32, f64, i32
+from graphc.program import Program
 from graphc.runtime.abi import VERSION, ProgramInfo
 from graphc.runtime.executable import Executable, aligned_empty
 
@@ -351,7 +351,7 @@ def test_info_in_the_object_is_what_the_program_says() -> None:
     version, length = (ctypes.c_int32 * 2).from_address(address)
     text = ctypes.string_at(address + 8).decode()
     assert version == VERSION and length == len(text)
-    assert ProgramInfo.from_json(text) == program.executable.info == program_info(program.plan)
+    assert ProgramInfo.from_json(text) == program.executable.info == program_info(program.lowered.plan)
     assert [a.text for a in ProgramInfo.from_json(text).inputs] == ["float32[4,6]", "float32[5,6]"]
 
 

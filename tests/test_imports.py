@@ -20,7 +20,7 @@ ALLOWED = {
     "runtime": CELLAR | {"runtime"},
 }
 # the drivers at the top of the house, which a room may only call from inside a function
-DRIVERS = {"compiler", "transforms", "training", "callbacks", "data", "weights"}
+DRIVERS = {"compiler", "transforms", "training", "callbacks", "data", "weights", "program"}
 LAZY = {"llvmlite", "networkx"}
 
 

@@ -6,12 +6,17 @@ stay inline, address spaces, loop bindings) and by `object` (triple, features, r
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from graphc.config import config
 from graphc.errors import TargetError
 from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
 
@@ -68,6 +73,17 @@ class Target:
     def lanes(self, dtype: DType) -> int:
         """How many elements of `dtype` one vector register holds; 1 where there are no vectors."""
         return max(1, self.vector_bits // (8 * dtype.bytes))
+
+    @property
+    def identity(self) -> str:
+        """All that is in the table, as text that is the same in every process."""
+        fields = vars(self).items()
+        return repr(
+            [
+                (name, sorted(map(repr, value)) if isinstance(value, (frozenset, Mapping)) else value)
+                for name, value in fields
+            ]
+        ) + repr([sorted(self.address_spaces.items()), sorted(self.positions.items())])
 
     def is_native(self, fn: str, dtype: DType) -> bool:
         """True if the primitive has an LLVM construct that stays inline here."""
@@ -167,10 +183,33 @@ def host_target() -> Target:
     elif family in ("aarch64", "arm64"):
         base = TARGETS["aarch64-linux-gnu"]
     elif family == "riscv64":
-        return replace(TARGETS["riscv64-linux-gnu"], name="cpu", triple=triple)
+        return replace(TARGETS["riscv64-linux-gnu"], name="cpu", triple=triple, cache_bytes=_host_caches())
     else:
         raise TargetError(f"target 'cpu': expected an x86-64, aarch64 or riscv64 machine, got {triple}")
-    return replace(base, name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features.flatten())
+    return replace(
+        base, name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features.flatten(),
+        cache_bytes=_host_caches(),
+    )  # fmt: skip
+
+
+def _host_caches() -> tuple[int, ...]:
+    """The data caches of the first core, nearest first: as configured, as the system says, or modest ones."""
+    if config().cache_sizes:
+        return config().cache_sizes
+    found: list[tuple[int, int]] = []
+    for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):  # Linux
+        with contextlib.suppress(OSError, ValueError):
+            if (place / "type").read_text().strip() != "Instruction":
+                level, size = (place / "level").read_text(), (place / "size").read_text().strip()
+                found.append((int(level), int(size.removesuffix("K")) << 10))
+    if not found and sys.platform == "darwin":
+        for level, name in enumerate(("hw.l1dcachesize", "hw.l2cachesize", "hw.l3cachesize"), 1):
+            with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+                text = subprocess.run(
+                    ["sysctl", "-n", name], capture_output=True, text=True, timeout=5
+                ).stdout
+                found.append((level, int(text)))
+    return tuple(size for _, size in sorted(found) if size) or Target("", "").cache_bytes
 
 
 def target_from_name(name: str) -> Target:

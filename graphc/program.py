@@ -1,0 +1,191 @@
+"""A compiled graph: from the traced graph through every lower form to native code, or straight from the object cache.
+
+In: a graph, a target, which inputs are donated. Out: a `Program` that runs, and shows every stage that it went through
+(computed when first asked for, where the code came from the cache).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphc.config import config
+from graphc.errors import ArtifactError
+from graphc.ir.graph import Graph
+from graphc.ir.verify import verify
+from graphc.runtime.abi import ProgramInfo
+from graphc.runtime.executable import Executable
+from graphc.runtime.object_cache import ObjectCache, default_folder
+
+if TYPE_CHECKING:
+    from graphc.codegen.loader import LoadedObject
+    from graphc.codegen.target import Target
+    from graphc.ir.plan import Plan
+
+Donated = tuple[tuple[int, int], ...]
+
+_ROOMS = ("ir", "passes", "codegen", "runtime")  # whose sources determine an object's bytes
+
+
+class Clock:
+    """Adds up the seconds between its calls, by name."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph's lower forms, down to LLVM text."""
+
+    stages: dict[str, Graph]
+    plan: Plan
+    llvm: str
+
+
+def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]) -> Lowered:
+    """Passes, schedules and emission; `seconds` gets the time of each part."""
+    from graphc.codegen.memory import make_plan
+    from graphc.codegen.program import emit_program
+    from graphc.ir.kernel_verify import verify_kernel
+    from graphc.ir.plan import verify_plan
+    from graphc.passes.fuse import fuse
+    from graphc.passes.simplify import simplify
+
+    level = config().verify
+    clock = Clock(seconds)
+    if level:
+        verify(graph)
+    clock("verify")
+    simplified = simplify(graph)
+    fused = fuse(simplified)
+    clock("passes")
+    if level > 1:
+        verify(simplified)
+    if level:
+        verify(fused)
+    clock("verify")
+    plan = make_plan(fused, target, donated)
+    clock("schedule")
+    if level:
+        for kernel in plan.kernels:
+            verify_kernel(kernel)
+        verify_plan(plan)
+    clock("verify")
+    llvm = emit_program(plan, target)
+    clock("emit")
+    return Lowered({"traced": graph, "simplified": simplified, "fused": fused}, plan, llvm)
+
+
+class Program:
+    """A compiled graph. `seconds` says how long each part took; `cached`, that its code came from the object cache."""
+
+    def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
+        from graphc.codegen.program import identifier
+
+        self.graph, self.target, self.donated = graph, target, donated
+        self.cached = False
+        self.seconds: dict[str, float] = {}
+        clock = Clock(self.seconds)
+        objects = object_cache()
+        key = cache_key(graph, target, donated) if objects.folder is not None else ""
+        found = objects.get(key) if key else None
+        loaded = None
+        name = identifier(graph.name)
+        clock("cache")
+        if found is not None:
+            loaded = _load(found, name)
+            clock("load")
+        self.cached = loaded is not None
+        if found is not None and loaded is not None:
+            self.object_code = found
+        else:
+            self.object_code = self._compile()
+            clock = Clock(self.seconds)
+            loaded = _load(self.object_code, name)
+            clock("load")
+            objects.put(key, self.object_code)
+            clock("cache")
+        code, info = loaded
+        self.executable = Executable(code.address(f"{info.name}_run"), code, info)
+
+    def _compile(self) -> bytes:
+        from graphc.codegen.object import compile_object
+
+        llvm = self.lowered.llvm
+        clock = Clock(self.seconds)
+        code = compile_object(llvm, self.target)
+        clock("llvm")
+        return code
+
+    @cached_property
+    def lowered(self) -> Lowered:
+        """The lower forms; of a program from the cache, made when first asked for."""
+        return lower(self.graph, self.target, self.donated, {} if self.cached else self.seconds)
+
+    @cached_property
+    def asm(self) -> str:
+        """The target's assembly."""
+        from graphc.codegen.object import compile_assembly
+
+        return compile_assembly(self.lowered.llvm, self.target)
+
+
+def _load(code: bytes, name: str) -> tuple[LoadedObject, ProgramInfo]:
+    """The code in this process, and what it says about itself."""
+    from graphc.codegen.loader import load_object
+
+    loaded = load_object(code)
+    address = loaded.address(f"{name}_info")
+    size = ctypes.c_int32.from_address(address + 4).value
+    return loaded, ProgramInfo.from_json(ctypes.string_at(address + 8, size).decode())
+
+
+def object_cache() -> ObjectCache:
+    """The cache that the configuration names.
+
+    >>> object_cache().limit > 0
+    True
+    """
+    settings = config()
+    folder = default_folder() if settings.cache is None else Path(settings.cache) if settings.cache else None
+    return ObjectCache(folder, settings.cache_bytes)
+
+
+def cache_key(graph: Graph, target: Target, donated: Donated) -> str:
+    """A digest of all that determines a program's bytes: two graphs that differ in lines of source alone share it."""
+    import llvmlite
+
+    names = (graph.name, graph.input_names, graph.output_names)
+    parts = (graph.canonical, repr(names), target.identity, repr(donated), llvmlite.__version__, _sources())
+    digest = hashlib.sha256()
+    for part in parts:
+        text = part.encode()
+        digest.update(b"%d:" % len(text) + text)
+    return digest.hexdigest()
+
+
+@cache
+def _sources() -> str:
+    """What tells this version of the compiler from another: its sources' names, sizes and times of change."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for file in sorted((root / room).rglob("*.py")):
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise ArtifactError(f"{file}: expected a readable source, got {error.strerror}") from None
+            digest.update(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

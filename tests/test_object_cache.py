@@ -1,0 +1,245 @@
+"""The object cache: what is found again, what is not, and that nothing on a disk can make a compilation fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphc
+from graphc import compiler, program
+from graphc.codegen.target import host_target
+from graphc.config import config
+from graphc.errors import GraphcError
+from graphc.ir.graph import Graph
+from graphc.program import Program, cache_key
+from graphc.runtime.object_cache import ObjectCache, default_folder
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+KEY = "k" * 64
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, and no programs left in the process by earlier tests."""
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path / "cache"))
+    config.cache_clear()
+    monkeypatch.setattr(compiler, "_PROGRAMS", {})
+    return tmp_path / "cache"
+
+
+def fresh(fn: Callable[..., object], *specs: object) -> compiler.CompiledFunction:
+    """Compiled as in a new process."""
+    compiler._PROGRAMS.clear()
+    return graphc.compile(fn, *specs)
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.gco"))
+
+
+def test_a_later_process_finds_the_same_bytes_and_skips_the_work(folder: Path) -> None:
+    first = fresh(lambda x: graphc.exp(x) @ x.T, X)
+    second = fresh(lambda x: graphc.exp(x) @ x.T, X)
+    assert (first.cached, second.cached) == (False, True)
+    assert set(second.compile_seconds) == {"trace", "cache", "load"}
+    assert second.object_code == first.object_code and second.info == first.info
+    np.testing.assert_array_equal(first(X), second(X))
+    assert len(entries(folder)) == 1
+
+
+def test_a_program_from_the_cache_still_shows_every_stage(folder: Path) -> None:
+    first, second = (fresh(lambda x: graphc.tanh(x).sum(), X) for _ in range(2))
+    assert second.cached and list(second.stages) == ["traced", "simplified", "fused"]
+    assert (str(second.plan), second.llvm, second.asm) == (str(first.plan), first.llvm, first.asm)
+
+
+def test_locations_do_not_count_and_everything_else_does() -> None:
+    def graph(fn: Callable[..., object] = lambda x: graphc.exp(x), name: str = "f") -> Graph:
+        return graphc.trace(fn, X, name=name)
+
+    target = host_target()
+    base = cache_key(graph(), target, ())
+    assert base == cache_key(graph(lambda x: graphc.exp(x)), target, ())
+    others = [
+        cache_key(graph(lambda x: graphc.exp(x) + 1), target, ()),
+        cache_key(graph(name="g"), target, ()),
+        cache_key(graph(), replace(target, vector_bits=128), ()),
+        cache_key(graph(), replace(target, cache_bytes=(1 << 10,)), ()),
+        cache_key(graph(), target, ((0, 0),)),
+        cache_key(graphc.trace(lambda x: graphc.exp(x), X[:1], name="f"), target, ()),
+    ]
+    assert len({base, *others}) == 1 + len(others)
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    code = (
+        "import graphc; from graphc.program import cache_key; from graphc.codegen.target import host_target;"
+        "print(cache_key(graphc.trace(lambda x: graphc.exp(x), graphc.f32[4], name='f'), host_target(), ()))"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "half", "one byte short", "flipped bit", "other header", "longer"]
+)
+def test_a_damaged_entry_is_rebuilt(folder: Path, damage: str) -> None:
+    code = fresh(lambda x: x * 3, X).object_code
+    (path,) = entries(folder)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped bit":
+        data[len(data) // 2] ^= 4
+    elif damage == "other header":
+        data[0] ^= 1
+    elif damage == "longer":
+        data += b"\0"
+    else:
+        del data[{"empty": 0, "half": len(data) // 2, "one byte short": len(data) - 1}[damage] :]
+    path.write_bytes(data)
+    again = fresh(lambda x: x * 3, X)
+    assert not again.cached and again.object_code == code
+    assert fresh(lambda x: x * 3, X).cached
+
+
+def test_an_entry_under_another_key_is_none(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, 1 << 20)
+    cache.put("a", b"code")
+    (tmp_path / "a.gco").rename(tmp_path / "b.gco")
+    assert cache.get("b") is None
+
+
+def test_the_least_recently_used_entries_go_first(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, 3000)
+    for age, key in enumerate("abc"):
+        cache.put(key, b"." * 900)
+        os.utime(tmp_path / f"{key}.gco", (1000 + age, 1000 + age))
+    assert cache.get("a") is not None  # used now
+    cache.put("d", b"." * 900)
+    assert {e.key for e in cache.entries()} == {"a", "c", "d"}
+    cache.put("e", b"." * 4000)  # larger than the cache
+    assert {e.key for e in cache.entries()} == {"a", "c", "d"}
+    assert cache.clear()[0] == 3 and cache.entries() == []
+
+
+def test_no_folder_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config().cache == ""
+    assert not Program(graphc.trace(lambda x: x + 5, X), host_target(), ()).cached
+    cache = ObjectCache(None, 100)
+    cache.put("a", b"code")
+    assert cache.get("a") is None and cache.entries() == [] and cache.clear() == (0, 0)
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert default_folder() is None
+
+
+def test_a_folder_that_is_a_file_is_harmless(folder: Path) -> None:
+    folder.write_text("not a folder")
+    exe = fresh(lambda x: x - 7, X)
+    assert not exe.cached
+    np.testing.assert_array_equal(exe(X), X - 7)
+    assert folder.read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "replace", "mkdir", "utime"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_read_only_disk_is_harmless(
+    folder: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh(lambda x: x * 11, X)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    place = {
+        "mkstemp": "tempfile.mkstemp",
+        "replace": "os.replace",
+        "utime": "os.utime",
+        "mkdir": "pathlib.Path.mkdir",
+    }
+    monkeypatch.setattr(place[call], refuse)
+    np.testing.assert_array_equal(fresh(lambda x: x * 11, X)(X), X * 11)
+    np.testing.assert_array_equal(fresh(lambda x: x * 13, X)(X), X * 13)
+    assert [p.suffix for p in folder.iterdir() if p.suffix != ".gco"] == []
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, mode: str) -> object:
+        os.close(handle)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("graphc.runtime.object_cache.os.fdopen", full)
+    np.testing.assert_array_equal(fresh(lambda x: x * 17, X)(X), X * 17)
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_never_read_and_swept_later(tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from graphc.runtime import object_cache as o\n"
+        "o.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"o.ObjectCache(Path({str(tmp_path)!r}), 1 << 20).put({KEY!r}, b'x' * 100)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    cache = ObjectCache(tmp_path, 1 << 20)
+    (left,) = tmp_path.iterdir()
+    assert cache.get(KEY) is None and left.suffix == ".part"
+    cache.put(KEY, b"code")
+    assert left.exists()  # it may be another writer's
+    old = time.time() - 7200
+    os.utime(left, (old, old))
+    cache.put(KEY, b"code")
+    assert not left.exists() and cache.get(KEY) == b"code"
+
+
+def test_processes_may_write_the_same_entry_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from graphc.runtime.object_cache import ObjectCache\n"
+        f"cache = ObjectCache(Path({str(tmp_path)!r}), 1 << 20)\n"
+        "body = bytes(range(256)) * 64\n"
+        "for turn in range(200):\n"
+        f"    cache.put({KEY!r}, body)\n"
+        f"    assert cache.get({KEY!r}) in (None, body) and cache.get({KEY!r}) is not None\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    assert [w.wait(60) for w in writers] == [0, 0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == [f"{KEY}.gco"]
+
+
+@pytest.mark.parametrize(("text", "bytes_"), [("100", 100), ("2k", 2048), ("3M", 3 << 20), ("1G", 1 << 30)])
+def test_the_limit_is_read_with_its_unit(text: str, bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE_BYTES", text)
+    config.cache_clear()
+    assert program.object_cache().limit == bytes_
+
+
+@pytest.mark.parametrize("name", ["GRAPHC_CACHE_BYTES", "GRAPHC_CACHE_SIZES"])
+def test_nonsense_sizes_are_one_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "lots")
+    config.cache_clear()
+    with pytest.raises(GraphcError, match=f"{name}: expected bytes, as in 32K or 1M .*, got 'lots'"):
+        config()
