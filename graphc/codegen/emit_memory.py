@@ -266,7 +266,9 @@ class Memory:
         raw = self.w.memory_type(buffer.dtype, mask.lanes)
         address = self._aligned_pointer(buffer, place)
         text = f"call {raw} @llvm.masked.load({address}, {self.w.typed(mask)}, {raw} zeroinitializer)"
-        return self._from_memory(buffer, text, raw, mask.lanes)
+        value = self._from_memory(buffer, text, raw, mask.lanes)
+        self.w.zero_outside[value.text] = mask.text
+        return value
 
     def _gather(self, buffer: Buffer, place: Place, mask: Value) -> Value:
         raw, lanes = self.w.memory_type(buffer.dtype, mask.lanes), mask.lanes

@@ -155,7 +155,14 @@ class Registers:
             self.cells[cell] = element if lane is None else self.w.insert(self.current(cell), element, lane)
             return
         value = self.w.broadcast(value, width)
-        self.cells[cell] = value if mask is None else self.w.select(mask, value, self.current(cell))
+        if mask is not None and not self._agrees_outside(value, mask, self.current(cell)):
+            value = self.w.select(mask, value, self.current(cell))
+        self.cells[cell] = value
+
+    def _agrees_outside(self, value: Value, mask: Value, old: Value) -> bool:
+        """True if the lanes outside the mask are what the cell holds already: both are 0."""
+        zero = self.w.const(value.dtype, 0, value.lanes)
+        return old.text == zero.text and self.w.zero_outside.get(value.text) == mask.text
 
     def _last_active(self, value: Value, mask: Value | None, old: Value) -> Value:
         if mask is None:

@@ -77,6 +77,7 @@ class Writer:
         self.label = "entry"
         self.index_type = f"i{target.index_bits}"
         self.helpers: set[str] = set()  # functions of our own that the text calls
+        self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
         self._count = 0
 
     def error(self, expected: str, got: str) -> CompileError:

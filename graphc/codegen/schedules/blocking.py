@@ -68,6 +68,7 @@ class Blocking:
     depth: int  # the length of a block of the sum
     columns: Packing = "none"
     rows_packed: bool = False
+    rows_outside: bool = False  # all columns fit the second cache: results are stored row after row
     streams: bool = False  # the columns are read once, from memory: blocks of the sum outside, prefetched
     cost: float = 0.0
 
@@ -159,13 +160,14 @@ def _outer_blocking(
     row_bytes = tile.vectors * lanes * bytes_
     panel_rows = -(-m // tile.rows)
     gap = columns.summed_stride
-    far = packing == "none" and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
+    fits = packing == "none" and k * n * bytes_ <= second_cache // 2
+    far = packing == "none" and not fits and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
     depth = k
     streams = packing == "none" and panel_rows == 1 and k * n * bytes_ > second_cache
     streams = streams and columns.free_stride == 1 and len(product.sums) == 1
     if streams:
         depth = min(k, _STREAM_BLOCK)
-    elif panel_rows > 1 and len(product.sums) == 1:
+    elif panel_rows > 1 and len(product.sums) == 1 and not fits:
         most = max(16, (second_cache // (2 if packing == "none" else 4)) // row_bytes)
         if far:
             most = min(most, _FAR_BLOCK)
@@ -206,7 +208,7 @@ def _outer_blocking(
         cost += each * k * vectors
     if rows_packed:
         cost += k * panel_rows * (3 + (tile.rows * _COMPUTED if rows.is_computed else 0))
-    return Blocking("outer", swapped, lanes, tile, depth, packing, rows_packed, streams, cost)
+    return Blocking("outer", swapped, lanes, tile, depth, packing, rows_packed, fits, streams, cost)
 
 
 # ----------------------------------------------------------------------------------------------------------- dot form

@@ -69,19 +69,32 @@ class OuterProducts:
     def statements(self, place: Place) -> list[Stmt]:
         """All loops at one place of the outer dimensions."""
         statements = self._pack_rows(place) if self.packed_rows is not None else []
-        extent, lanes = self.columns.extent, self.blocking.lanes
 
         def panels(block: Block | None = None) -> list[Stmt]:
             def panel(column: Expr, size: int) -> list[Stmt]:
-                nv = -(-size // lanes)
-                active = size - (nv - 1) * lanes
                 if block is not None:
-                    return self._block(place, column, nv, active, block)
-                return self._along_sum(lambda b: self._block(place, column, nv, active, b))
+                    return self._block(place, column, size, block)
+                return self._along_sum(lambda b: self._block(place, column, size, b))
 
-            return self.c.blocks(extent, self.width, panel, "column")
+            return self.c.blocks(self.columns.extent, self.width, panel, "column")
 
+        if self.blocking.rows_outside:
+            return statements + self._rows_outside(place)
         return statements + (self._along_sum(panels) if self.blocking.streams else panels())
+
+    def _rows_outside(self, place: Place) -> list[Stmt]:
+        """Every panel of columns for one tile of rows after the other."""
+        whole = Block(index(0), self.c.product.depth, True, True)
+
+        def rows(row: Expr, mr: int) -> list[Stmt]:
+            return self.c.blocks(
+                self.columns.extent,
+                self.width,
+                lambda column, size: [self._call(place, row, column, mr, size, whole)],
+                "column",
+            )
+
+        return self.c.blocks(self.rows.extent, self.blocking.tile.rows, rows)
 
     # --------------------------------------------------------------------------------------------------------- blocks
 
@@ -97,32 +110,27 @@ class OuterProducts:
             statements.append(loop(k, size, last, body(Block(k, size, False, False)), step=size))
         return statements + body(Block(index(last), depth - last, False, True))
 
-    def _block(self, place: Place, column: Expr, nv: int, active: int, block: Block) -> list[Stmt]:
+    def _block(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         """All rows of a panel of columns over one block of the sum."""
         statements: list[Stmt] = []
         if self.panel is not None:
-            statements += self._pack_columns(place, column, nv, active, block.start, block.depth)
+            statements += self._pack_columns(place, column, size, block)
+        return statements + self.c.blocks(
+            self.rows.extent,
+            self.blocking.tile.rows,
+            lambda row, mr: [self._call(place, row, column, mr, size, block)],
+        )
 
-        def tile(row: Expr, mr: int) -> list[Stmt]:
-            key = (mr, nv, active, block.depth, block.first, block.last)
-            return [
-                self.c.call_tile(
-                    key,
-                    place,
-                    (row, column, block.start),
-                    lambda inner, at: self._tile(
-                        inner,
-                        at[0],
-                        at[1],
-                        mr,
-                        nv,
-                        active,
-                        Block(at[2], block.depth, block.first, block.last),
-                    ),
-                )
-            ]
-
-        return statements + self.c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
+    def _call(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> Stmt:
+        """A call of the tile of `mr` rows and `size` columns."""
+        return self.c.call_tile(
+            (mr, size, block.depth, block.first, block.last),
+            place,
+            (row, column, block.start),
+            lambda inner, at: self._tile(
+                inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
+            ),
+        )
 
     # -------------------------------------------------------------------------------------------------------- packing
 
@@ -135,17 +143,15 @@ class OuterProducts:
         sums = self.c.product.sums
         return (depth,) if len(sums) == 1 else sums
 
-    def _pack_columns(
-        self, place: Place, column: Expr, nv: int, active: int, k: Expr, depth: int
-    ) -> list[Stmt]:
+    def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
         assert panel is not None
 
         def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
-            at = self.columns.at(place.batch, (*outer, column + offset), _from(k, along))
+            at = self.columns.at(place.batch, (*outer, column + offset), _from(block.start, along))
             return c.evaluator.at(self.columns.value, at)
 
-        size, extents = (nv - 1) * lanes + active, self._extents(depth)
+        extents, width = self._extents(block.depth), -(-size // lanes) * lanes
         if self.blocking.columns == "transpose":
             return transpose_panel(c.names, c.evaluator, element, panel, extents, size, lanes)
         return copy_panel(
@@ -155,7 +161,7 @@ class OuterProducts:
             panel,
             extents,
             size,
-            nv * lanes,
+            width,
             lanes,
             lambda k, offset: (k, offset),
         )
@@ -185,19 +191,12 @@ class OuterProducts:
 
     # ----------------------------------------------------------------------------------------------------------- tile
 
-    def _tile(
-        self,
-        place: Place,
-        row: Expr,
-        column: Expr,
-        mr: int,
-        nv: int,
-        active: int,
-        block: Block,
-    ) -> list[Stmt]:
-        """`mr` rows of `nv` vectors over one block of the sum."""
+    def _tile(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> list[Stmt]:
+        """`mr` rows of `size` columns over one block of the sum."""
         k0, depth, first, last = block.start, block.depth, block.first, block.last
         c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
+        nv = -(-size // lanes)
+        active = size - (nv - 1) * lanes  # lanes of the last vector
         rows_outer, columns_outer = self._outer(place)
         dtype, zero = c.dtype, constant(c.dtype, 0)
         acc = Buffer(c.names.fresh("acc"), dtype, (chains, mr, nv, lanes), space="reg", access="local")
