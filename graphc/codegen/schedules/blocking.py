@@ -164,7 +164,7 @@ def _outer_blocking(
     far = packing == "none" and not fits and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
     depth = k
     streams = packing == "none" and panel_rows == 1 and k * n * bytes_ > second_cache
-    streams = streams and columns.free_stride == 1 and len(product.sums) == 1
+    streams = m > 1 and streams and columns.free_stride == 1 and len(product.sums) == 1
     if streams:
         depth = min(k, _STREAM_BLOCK)
     elif panel_rows > 1 and len(product.sums) == 1 and not fits:
