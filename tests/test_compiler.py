@@ -91,7 +91,7 @@ def test_every_stage_computes_the_same_and_is_there_to_read() -> None:
     for graph in f.stages.values():
         np.testing.assert_allclose(interpret(graph, [X])[0], want, rtol=1e-6)
     np.testing.assert_allclose(f(X), want, rtol=1e-6)
-    assert [k.name for k in f.kernels] == ["contract0", "reduce0"]
+    assert [k.name for k in f.kernels] == ["contract0"]
     assert "call @contract0" in str(f.plan) and "define i32 @" in f.llvm and ".text" in f.asm
     assert set(f.compile_seconds) == {
         "trace",

@@ -161,3 +161,23 @@ def test_several_summed_free_and_batch_dimensions() -> None:
         )
         exe = graphc.compile(lambda x, w: x @ w.T, f32[x.shape], f32[w.shape], target=target)
         np.testing.assert_allclose(exe(x, w), x @ w.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("cache_bytes", [(32 << 10, 1 << 20), TINY])
+@pytest.mark.parametrize("form", ["AB", "ATB", "ABT"])
+@pytest.mark.parametrize("shape", [(13, 37, 70), (3, 5, 600)])
+def test_sums_over_the_rows_are_by_products(
+    form: str, cache_bytes: tuple[int, ...], shape: tuple[int, int, int]
+) -> None:
+    a, b = operands(form, *shape)
+
+    def both(a: Array, b: Array) -> tuple[Array, Array, Array]:
+        y = FORMS[form][0](a, b) * 0.1
+        return y, y.sum(axis=0), y.max(axis=0)
+
+    exe = graphc.compile(both, a, b, target=replace(host_target(), cache_bytes=cache_bytes))
+    assert [k.name for k in exe.kernels] == ["contract0"]
+    expected = FORMS[form][0](a, b) * np.float32(0.1)  # type: ignore[arg-type,operator]
+    for result, want in zip(exe(a, b), (expected, expected.sum(0), expected.max(0)), strict=True):
+        np.testing.assert_allclose(result, want, atol=1e-4)
+    np.testing.assert_allclose(run_plan(exe.plan, [a, b])[1], expected.sum(0), atol=1e-4)

@@ -19,6 +19,53 @@ from graphc.passes.unfuse import unfuse
 from graphc.transforms import value_and_grad
 
 CASES = {
+    "bias_gradient_is_a_by_product_of_the_contraction_that_makes_its_cotangent": (
+        """graphc 1
+        graph @bias(%g: f32[4,5], %w: f32[5,6], %j: f32[4,6], %b: f32[6]) -> (f32[4,6], f32[6]) stage differentiated {
+          %0 = contract %g, %w {axes=[[1],[0]], batch=[[],[]]} : f32[4,6]
+          %1 = mul %0, %j {diagonal} : f32[4,6]
+          %2 = reduce_sum %1 {axes=[0]} : f32[6]
+          %3 = sub %b, %2 : f32[6]
+          return %1, %3
+        }
+        """,
+        """graphc 1
+        graph @bias(%g: f32[4,5], %w: f32[5,6], %j: f32[4,6], %b: f32[6]) -> (f32[4,6], f32[6]) stage fused {
+          %0, %1 = fused %g, %w, %j {kind="contract"} : (f32[4,6], f32[6]) region(%g: f32[4,5], %w: f32[5,6], %j: f32[4,6]) {
+            %0 = contract %g, %w {axes=[[1],[0]], batch=[[],[]]} : f32[4,6]
+            %1 = mul %0, %j {diagonal} : f32[4,6]
+            %2 = reduce_sum %1 {axes=[0]} : f32[6]
+            return %1, %2
+          }
+          %2 = fused %b, %1 {kind="map"} : f32[6] region(%b: f32[6], %in1: f32[6]) {
+            %0 = sub %b, %in1 : f32[6]
+            return %0
+          }
+          return %0, %2
+        }
+        """,
+    ),
+    "sum_over_the_rows_is_a_by_product_of_a_pass_over_them": (
+        """graphc 1
+        graph @rows(%x: f32[4,5]) -> (f32[4], f32[5]) {
+          %0 = exp %x : f32[4,5]
+          %1 = reduce_sum %0 {axes=[1]} : f32[4]
+          %2 = reduce_max %0 {axes=[0]} : f32[5]
+          return %1, %2
+        }
+        """,
+        """graphc 1
+        graph @rows(%x: f32[4,5]) -> (f32[4], f32[5]) stage fused {
+          %0, %1 = fused %x {kind="reduce"} : (f32[4], f32[5]) region(%x: f32[4,5]) {
+            %0 = exp %x : f32[4,5]
+            %1 = reduce_sum %0 {axes=[1]} : f32[4]
+            %2 = reduce_max %0 {axes=[0]} : f32[5]
+            return %1, %2
+          }
+          return %0, %1
+        }
+        """,
+    ),
     "bias_and_activation_go_into_the_store_of_the_contraction": (
         """graphc 1
         graph @layer(%x: f32[4,6], %w: f32[5,6], %b: f32[5]) -> (f32[4,5]) {

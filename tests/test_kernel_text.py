@@ -310,7 +310,7 @@ REJECTED = [
     ),
     ("kernel @k(%x: f99[4] in) { }", "1:15: kernel: expected a data type, got 'f99'"),
     ("kernel @k(%x: f32[-4] in) { }", "1:19: kernel: expected a non-negative extent, got '-'"),
-    ("kernel @k(%x: f32[4]) { }", "1:21: kernel: expected one of in, out, inout, got ')'"),
+    ("kernel @k(%x: f32[4]) { }", "1:21: kernel: expected one of in, out, inout, scratch, got ')'"),
     ("kernel @k(%x: f32[99999999999999999999] in) { }", "expected a non-negative extent below 2^63"),
     (body("stor %x[0] = 1.0"), "2:3: kernel: expected a statement, got 'stor' (did you mean 'store'?)"),
     (body("store %y[0] = 1.0"), "2:9: store: expected a buffer in scope, got %y"),

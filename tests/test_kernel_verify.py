@@ -304,7 +304,7 @@ BUILT = [
     (built(loop(LANE, 8, 16, [store(X, [LANE], Const(f32, 0.0))], binding="vector")), "got 8 at %l = 8"),
     (built(nested(MAX_BLOCKS + 1)), f"expected at most {MAX_BLOCKS} nested blocks"),
     (Kernel("k", (Buffer("r", f32, (8,), space="reg"),), ()), "k:1: kernel: expected a parameter in memory, got register"),
-    (Kernel("k", (Buffer("r", f32, (8,), access="local"),), ()), "kernel: expected a parameter in, out or inout, got 'local'"),
+    (Kernel("k", (Buffer("r", f32, (8,), access="local"),), ()), "kernel: expected a parameter in, out, inout or scratch, got 'local'"),  # noqa: E501
     (Kernel("k", (X, X), ()), "kernel: expected a new name, got %x, which is already defined"),
 ]  # fmt: skip
 

@@ -10,6 +10,9 @@ A group is legal when it is convex and every edge inside it is aligned: producer
   the Jacobian, an optimiser's update); in its operands marked diagonals that no store could take.
 - scatter: one scatter_add.
 
+A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
+cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
+
 Views (broadcast, reshape, transpose, slice), splats and iotas belong to no group: each reader has its own copy, as
 index arithmetic.
 """
@@ -35,6 +38,7 @@ class _Group:
     axes: tuple[int, ...] = ()  # of a reduce group
     nodes: list[Node] = field(default_factory=list)
     prologue: set[Node] = field(default_factory=set)  # nodes computed again inside a contraction's operands
+    byproducts: set[Node] = field(default_factory=set)  # reductions over the rows
 
     @property
     def reduced(self) -> tuple[int, ...] | None:
@@ -42,6 +46,25 @@ class _Group:
         if self.kind != "reduce":
             return None
         return tuple(n for d, n in enumerate(self.domain) if d not in self.axes)
+
+    def takes_byproduct(self, other: _Group) -> bool:
+        """True if `other` is a reduction, over this group's rows, of something over its domain."""
+        rank = len(self.domain)
+        if self.kind == "contract":
+            rows = tuple(range(rank - 1))
+        elif self.kind == "reduce" and self.axes:
+            rows = tuple(range(self.axes[0]))
+            if self.axes != tuple(range(self.axes[0], rank)):
+                return False
+        else:
+            return False
+        return (
+            len(other.nodes) == 1
+            and other.kind == "reduce"
+            and not other.has_index_reduction
+            and (other.domain, other.axes) == (self.domain, rows)
+            and rows != ()
+        )
 
     @property
     def has_index_reduction(self) -> bool:
@@ -141,6 +164,16 @@ class _Fusion:
     def _merged(self, producer: _Group, consumer: _Group) -> _Group | None:
         """The group that both would make, `None` if their kinds or domains don't fit."""
         nodes = sorted([*producer.nodes, *consumer.nodes], key=lambda n: n.serial)
+        merged = self._without_byproducts(producer, consumer, nodes)
+        if merged is not None:
+            merged.byproducts |= producer.byproducts | consumer.byproducts
+        return merged
+
+    def _without_byproducts(self, producer: _Group, consumer: _Group, nodes: list[Node]) -> _Group | None:
+        if producer.takes_byproduct(consumer):
+            return _Group(
+                producer.kind, producer.domain, producer.axes, nodes, byproducts=set(consumer.nodes)
+            )
         kinds = (producer.kind, consumer.kind)
         if kinds == ("map", "map"):
             return _Group("map", producer.domain, nodes=nodes) if producer.domain == consumer.domain else None
@@ -161,12 +194,15 @@ class _Fusion:
     def _aligned(self, producer: _Group, consumer: _Group, merged: _Group) -> bool:
         """True if each edge from producer to consumer reads at the index at which it is written."""
         inside = set(producer.nodes)
-        return all(
-            self._edge_aligned(operand, node, merged)
+        edges = [
+            (operand, node)
             for node in consumer.nodes
             for operand in node.operands
             if any(s.node in inside for s in self._sources(operand))
-        )
+        ]
+        if any(s.node in producer.byproducts for operand, _ in edges for s in self._sources(operand)):
+            return False
+        return all(self._edge_aligned(operand, node, merged) for operand, node in edges)
 
     def _edge_aligned(self, operand: Value, node: Node, group: _Group) -> bool:
         direct = self._is_compute(operand.node)

@@ -88,7 +88,7 @@ def fitting_lanes(lanes: int, extent: int) -> int:
 def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
     left, right = product.left, product.right
     for swapped, rows, columns in ((False, left, right), (True, right, left)):
-        if columns.extent > 1 or not swapped:
+        if not swapped or (columns.extent > 1 and not product.sums_rows):
             yield from _outer(product, target, rows, columns, swapped, lanes)
     both_along = bool(product.sums) and left.summed_stride == right.summed_stride == 1
     if both_along or left.extent == right.extent == 1:

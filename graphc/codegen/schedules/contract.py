@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphc.codegen.schedules.byproduct import begin
 from graphc.codegen.schedules.dot import DotProducts
 from graphc.codegen.schedules.loops import nest
 from graphc.codegen.schedules.outer import OuterProducts
@@ -35,4 +36,9 @@ def schedule_contract(region: Graph, target: Target, in_place: Mapping[int, int]
         extents,
         lambda at: form.statements(Place(at[:nb], at[nb : nb + nl], at[nb + nl :])),
     )
-    return Kernel("contract", (*c.params, *c.scratch), tuple(statements))
+    first = [
+        statement
+        for node, result in zip(c.byproducts, c.byproduct_results, strict=True)
+        for statement in begin(c.names, node, result, c.lanes)
+    ]
+    return Kernel("contract", (*c.params, *c.scratch), (*first, *statements))

@@ -47,7 +47,7 @@ class DotProducts:
                     self.c.call_tile(
                         (mr, active),
                         place,
-                        (row, column),
+                        {"row": row, "column": column},
                         lambda inner, at: self._tile(inner, at[0], mr, at[1], active),
                     )
                 ]
@@ -113,7 +113,8 @@ class DotProducts:
         c.evaluator.bound[c.product.result] = lambda at: value
         row_part = (*place.left, row)[: len(self.left.free)]
         column_part = (*place.right, column + lane)[: len(self.right.free)]
-        epilogue = c.finish((*place.batch, *row_part, *column_part))
+        where = (*place.batch, *row_part, *column_part)
+        epilogue = c.finish(where, c.add_to_memory(where))
         if len(spots) < lanes:  # the shuffles above need all lanes, the epilogue those of real columns
             epilogue = [If(lane < len(spots), tuple(epilogue))]
         return statements + epilogue

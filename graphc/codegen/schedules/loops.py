@@ -5,7 +5,7 @@ In: extents and functions that give a loop's body. Out: kernel statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from graphc.codegen.schedules.evaluate import Names
 from graphc.codegen.target import Target
@@ -66,11 +66,12 @@ def nest(
 
 
 def parameters(
-    region: Graph, in_place: Mapping[int, int]
+    region: Graph, in_place: Mapping[int, int], updated: Collection[Value] = ()
 ) -> tuple[dict[Value, Buffer], list[Buffer], list[Buffer]]:
     """Buffers for the region's inputs and its results, and the kernel's parameters in order.
 
-    A result that overwrites an operand shares its `inout` buffer.
+    A result that overwrites an operand shares its `inout` buffer; those that the kernel reads again (`updated`) are
+    `inout` too.
     """
     overwritten = {operand: result for result, operand in in_place.items()}
     params: list[Buffer] = []
@@ -85,7 +86,8 @@ def parameters(
         if position in in_place:
             results.append(params[in_place[position]])
             continue
-        buffer = Buffer(f"out{position}", value.dtype, value.shape, access="out")
+        access = "inout" if value in updated else "out"
+        buffer = Buffer(f"out{position}", value.dtype, value.shape, access=access)
         results.append(buffer)
         params.append(buffer)
     return inputs, results, params

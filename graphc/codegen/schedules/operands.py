@@ -78,6 +78,7 @@ class Product:
     left: Side
     right: Side
     accesses: int = 1  # arrays of the result's shape that the epilogue reads or writes
+    sums_rows: bool = False  # the region has by-products, which are summed over the left operand's dimensions
 
     @property
     def dtype(self) -> DType:
@@ -107,6 +108,7 @@ def product_of(region: Graph) -> Product:
         Side(lhs, d.lhs_batch, d.lhs_free, d.lhs_summed),
         Side(rhs, d.rhs_batch, d.rhs_free, d.rhs_summed),
         len([v for v in (*region.inputs, *region.outputs) if v.shape == node.type.shape]),
+        any("reduction" in n.op.traits for n in region.nodes),
     )
 
 

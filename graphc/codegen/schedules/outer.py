@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphc.codegen.schedules.blocking import fitting_lanes
+from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
 from graphc.codegen.schedules.tiles import Contraction, Place
@@ -27,6 +28,7 @@ from graphc.ir.kernel import (
     loop,
     store,
 )
+from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 _AHEAD = 8  # steps of the sum between a prefetch and the load
@@ -126,7 +128,7 @@ class OuterProducts:
         return self.c.call_tile(
             (mr, size, block.depth, block.first, block.last),
             place,
-            (row, column, block.start),
+            {"row": row, "column": column, "step": block.start},
             lambda inner, at: self._tile(
                 inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
             ),
@@ -296,14 +298,48 @@ class OuterProducts:
                 assert self.waiting is not None
                 return [store(self.waiting, waiting(i, j, lane), load(acc, 0, i, j, lane))]
             c.evaluator.bound[c.product.result] = lambda at: Load(acc, (index(0), i, j, lane))
-            return c.finish(where(row + i, column + j * lanes + lane))
+            return c.finish(
+                where(row + i, column + j * lanes + lane),
+                lambda number, value: [
+                    store(
+                        summed[number],
+                        (j, lane),
+                        Apply(
+                            c.byproducts[number].op.combine,
+                            (load(summed[number], j, lane), value),
+                        ),
+                    )
+                ],
+            )
+
+        # by-products: a tile's rows are summed in registers, then once in memory
+        summed = [
+            Buffer(c.names.fresh("sum"), b.dtype, (nv, lanes), space="reg", access="local")
+            for b in (c.byproduct_results if last else ())
+        ]
+
+        def begin_sums(j: Expr, lane: Expr) -> list[Stmt]:
+            return [
+                store(s, (j, lane), constant(s.dtype, identity(n.op.combine, s.dtype)))
+                for s, n in zip(summed, c.byproducts, strict=True)
+            ]
+
+        def add_sums(j: Expr, lane: Expr) -> list[Stmt]:
+            spot = where(row, column + j * lanes + lane)[-1:]
+            return [
+                update(n, b, spot, load(s, j, lane))
+                for s, n, b in zip(summed, c.byproducts, c.byproduct_results, strict=True)
+            ]
 
         return [
             Alloc(acc),
             *c.cells(mr, nv, lanes, begin),
             *self._steps(extents, chains, step, mr, prefetched),
             *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
+            *map(Alloc, summed),
+            *(c.vectors(nv, lanes, begin_sums) if summed else []),
             *c.cells(mr, nv, lanes, finish, active if last else None),
+            *(c.vectors(nv, lanes, add_sums, active) if summed else []),
         ]
 
     def _steps(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from graphc.codegen.schedules.byproduct import begin, byproducts, update
 from graphc.codegen.schedules.collapse import collapse
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
@@ -60,6 +61,12 @@ class _Pass:
     reductions: list[Node] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)  # positions of results that it stores
     buffered: list[Value] = field(default_factory=list)  # values that it leaves for later passes
+    byproducts: list[Node] = field(default_factory=list)
+
+    def roots(self, region: Graph) -> list[Value]:
+        """What it needs of each element."""
+        summed = [n.operands[0] for n in (*self.reductions, *self.byproducts)]
+        return summed + [region.outputs[i] for i in self.outputs]
 
 
 class _Reduction:
@@ -71,7 +78,12 @@ class _Reduction:
         self.kept = tuple(d for d in range(len(self.domain)) if d not in self.axes)
         self.reduced_shape = tuple(self.domain[d] for d in self.kept)
         self.names = Names()
-        inputs, self.results, self.params = parameters(region, in_place)
+        self.byproducts = byproducts(region)
+        made = [n.results[0] for n in self.byproducts]
+        inputs, self.results, self.params = parameters(region, in_place, made)
+        self.byproduct_results = {
+            n: self.results[region.outputs.index(n.results[0])] for n in self.byproducts
+        }
         self.evaluator = Evaluator(region, inputs, self.names)
         self.lanes_are_rows = bool(self.kept) and (not self.axes or self.kept[-1] > self.axes[-1])
         index_reduction = any("index" in n.op.traits for n in region.nodes)
@@ -89,7 +101,12 @@ class _Reduction:
             body = nest(self.names, self.reduced_shape[:-1], lambda outer: self._blocks_of_rows(outer, last))
         else:
             body = nest(self.names, self.reduced_shape, lambda outer: self._row(outer, None, None))
-        return Kernel("reduce", tuple(self.params), tuple(body))
+        first = [
+            statement
+            for node, result in self.byproduct_results.items()
+            for statement in begin(self.names, node, result, self.lanes)
+        ]
+        return Kernel("reduce", tuple(self.params), (*first, *body))
 
     # ------------------------------------------------------------------------------------------------------ analysis
 
@@ -107,13 +124,16 @@ class _Reduction:
 
     def _plan_passes(self) -> list[_Pass]:
         domain_outputs = {i: v for i, v in enumerate(self.region.outputs) if self._is_domain(v)}
-        reductions = [n for n in self.region.nodes if "reduction" in n.op.traits]
+        reductions = [n for n in self.region.nodes if "reduction" in n.op.traits and n not in self.byproducts]
         count = 1 + max(
-            [self.phase[n.operands[0]] for n in reductions] + [self.phase[v] for v in domain_outputs.values()]
+            [self.phase[n.operands[0]] for n in (*reductions, *self.byproducts)]
+            + [self.phase[v] for v in domain_outputs.values()]
         )
         passes = [_Pass() for _ in range(count)]
         for node in reductions:
             passes[self.phase[node.operands[0]]].reductions.append(node)
+        for node in self.byproducts:
+            passes[self.phase[node.operands[0]]].byproducts.append(node)
         for position, value in domain_outputs.items():
             passes[self.phase[value]].outputs.append(position)
         # An expensive value that two passes need is kept by the first of them, where it fits.
@@ -123,7 +143,7 @@ class _Reduction:
         row *= self.lanes if self.lanes_are_rows else 1
         first_pass: dict[Value, int] = {}
         for number, step in enumerate(passes):
-            roots = [n.operands[0] for n in step.reductions] + [self.region.outputs[i] for i in step.outputs]
+            roots = step.roots(self.region)
             seen: set[Value] = set()
             stack = list(roots)
             while stack:
@@ -168,7 +188,7 @@ class _Reduction:
         with self.evaluator.scope() as block:
             self._reduced_values(0, outer, base, active, block)
             for number, step in enumerate(self.passes):
-                if step.reductions or step.outputs:
+                if step.roots(self.region):
                     accumulators = self._accumulators(step, block)
                     block += self._pass(step, accumulators, outer, base, active)
                     self._join(step, accumulators, block)
@@ -274,7 +294,7 @@ class _Reduction:
         active: int | None,
     ) -> list[Stmt]:
         extents = [self.domain[d] for d in self.axes]
-        roots = [n.operands[0] for n in step.reductions] + [self.region.outputs[i] for i in step.outputs]
+        roots = step.roots(self.region)
 
         def element(inner: Expr | None, along: tuple[Expr, ...], cell_lane: Expr) -> list[Stmt]:
             where = self._where(outer, inner, along)
@@ -288,6 +308,8 @@ class _Reduction:
                     buffer = self.row_buffers[value]
                     spot = (*along, cell_lane) if len(buffer.shape) > len(along) else along
                     inside.append(store(buffer, spot, values[value]))
+                for node in step.byproducts:
+                    inside.append(update(node, self.byproduct_results[node], along, values[node.operands[0]]))
                 for position in step.outputs:
                     inside.append(store(self.results[position], where, values[self.region.outputs[position]]))
             return inside
@@ -340,7 +362,8 @@ class _Reduction:
             block += lane_block(self.names, self.lanes, body)
 
     def _store_reduced(self, outer: tuple[Expr, ...], base: Expr | None, active: int | None) -> list[Stmt]:
-        positions = [i for i, v in enumerate(self.region.outputs) if not self._is_domain(v)]
+        made = [n.results[0] for n in self.byproducts]
+        positions = [i for i, v in enumerate(self.region.outputs) if not self._is_domain(v) and v not in made]
         if not positions:
             return []
 

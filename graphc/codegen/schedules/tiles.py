@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.codegen.schedules.blocking import choose_blocking
+from graphc.codegen.schedules.byproduct import byproducts, update
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, parameters
 from graphc.codegen.schedules.operands import product_of
@@ -61,7 +62,12 @@ class Contraction:
         self.product = product_of(region)
         self.dtype = self.product.dtype
         self.names = Names()
-        inputs, self.results, self.params = parameters(region, in_place)
+        self.byproducts = byproducts(region)
+        made = [n.results[0] for n in self.byproducts]
+        inputs, results, self.params = parameters(region, in_place, made)
+        results_of = dict(zip(region.outputs, results, strict=True))
+        self.byproduct_results = [results_of[v] for v in made]
+        self.outputs = {v: b for v, b in results_of.items() if v not in made}
         self.evaluator = Evaluator(region, inputs, self.names)
         self.scratch: list[Buffer] = []
         self.lanes = lanes_of(target, region, _UNBOUNDED)  # of a full vector
@@ -78,7 +84,7 @@ class Contraction:
         self,
         key: Hashable,
         place: Place,
-        position: Sequence[Expr],
+        position: Mapping[str, Expr],
         build: Callable[[Place, Sequence[Expr]], list[Stmt]],
     ) -> Stmt:
         """A call of the tile `key` at this place and position; the first call has it built."""
@@ -86,13 +92,13 @@ class Contraction:
         if key not in self._tiles:
             names = iter([Var(self.names.fresh("at")) for _ in moving])
             inner = place.like([i if isinstance(i, Const) else next(names) for i in place.indices])
-            offsets = [Var(self.names.fresh("offset")) for _ in position]
+            offsets = [Var(self.names.fresh(name)) for name in position]
             body = build(inner, offsets)
             scalars = (*(i for i in inner.indices if isinstance(i, Var)), *offsets)
             self._tiles[key] = Kernel("tile", (*self.params, *self.scratch), tuple(body), scalars)
         kernel = self._tiles[key]
         windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
-        return Call(kernel, windows, (*moving, *position))
+        return Call(kernel, windows, (*moving, *position.values()))
 
     def far_results(self) -> list[Buffer]:
         """The arrays of the result's shape that the epilogue reads and writes, if they come from beyond the caches."""
@@ -105,7 +111,7 @@ class Contraction:
         }
         shape = self.product.result.shape
         inputs = [self.evaluator.buffers[v] for v in self.region.inputs if v in read]
-        buffers = [b for b in dict.fromkeys([*inputs, *self.results]) if b.shape == shape]
+        buffers = [b for b in dict.fromkeys([*inputs, *self.outputs.values()]) if b.shape == shape]
         size = sum(b.dtype.bytes for b in buffers) * self.product.result.type.size
         return buffers if size > self.target.cache_bytes[min(1, len(self.target.cache_bytes) - 1)] else []
 
@@ -116,12 +122,20 @@ class Contraction:
             return Apply("fma", (a, b, c))
         return a * b + c
 
-    def finish(self, where: tuple[Expr, ...]) -> list[Stmt]:
-        """All results at this index, then their stores."""
+    def finish(self, where: tuple[Expr, ...], add: Callable[[int, Expr], list[Stmt]]) -> list[Stmt]:
+        """All results at this index, then their stores; `add` accumulates what the by-products sum."""
         with self.evaluator.scope() as inside:
-            values = [self.evaluator.at(v, where) for v in self.region.outputs]
-            inside += [store(b, where, v) for b, v in zip(self.results, values, strict=True)]
+            values = [self.evaluator.at(v, where) for v in self.outputs]
+            summed = [self.evaluator.at(n.operands[0], where) for n in self.byproducts]
+            inside += [store(b, where, v) for b, v in zip(self.outputs.values(), values, strict=True)]
+            inside += [s for number, v in enumerate(summed) for s in add(number, v)]
         return inside
+
+    def add_to_memory(self, where: tuple[Expr, ...]) -> Callable[[int, Expr], list[Stmt]]:
+        """By-products accumulated where they are."""
+        return lambda number, value: [
+            update(self.byproducts[number], self.byproduct_results[number], where[-1:], value)
+        ]
 
     def unrolled(self, count: int, body: Callable[[Expr], Sequence[Stmt]]) -> list[Stmt]:
         if count == 1:
