@@ -1,0 +1,117 @@
+"""From the start of a process to its first finished training step: graphc cold and from its cache, beside JAX and torch.
+
+Every measurement is a fresh process on one thread: imports, initial weights, tracing, compilation, one step. The workload is
+the MLP 784-512-512-10 with batch 128 and momentum.
+"""
+
+from __future__ import annotations
+
+import _harness
+
+if __name__ == "__main__":
+    _harness.one_thread()
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_WORKLOAD = 1  # of _workloads.WORKLOADS
+
+_CHILD = """
+import time
+start = time.perf_counter()
+import json, sys
+sys.path.insert(0, {folder!r})
+import _harness
+_harness.one_thread()
+side = {side!r}
+import numpy
+parts = {{}}
+def part(name):
+    global last
+    now = time.perf_counter()
+    parts[name] = now - last
+    last = now
+last = start
+if side == "graphc":
+    import graphc, graphc.compiler
+    import graphc.codegen.loader, llvmlite.binding
+elif side == "jax":
+    import jax
+else:
+    import torch
+import _workloads
+part("import")
+w = _workloads.WORKLOADS[{workload}]
+if side == "graphc":
+    compiled, arguments = _workloads.compiled_step(w)
+    part("compile")
+    bound = compiled.bind(*arguments)
+    bound()
+    loss = float(bound.outputs[0])
+    parts.pop("compile")
+    parts.update(compiled.compile_seconds)
+else:
+    _, step = (_workloads.jax_side if side == "jax" else _workloads.torch_side)(w)
+    loss = step()
+part("first step")
+print(json.dumps({{"loss": loss, "parts": parts}}))
+"""
+
+
+def run(side: str, cache: str) -> tuple[float, dict[str, float], float]:
+    """(seconds from the start of a process to its end, its parts, its loss)."""
+    here = Path(__file__).parent
+    code = _CHILD.format(folder=str(here), side=side, workload=_WORKLOAD)
+    path = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "GRAPHC_CACHE": cache, "PYTHONPATH": path}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{side}: expected a finished step, got:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return seconds, found["parts"], found["loss"]
+
+
+def main() -> None:
+    parser = _harness.arguments(__doc__ or "", 0.0)
+    parser.add_argument("--runs", type=int, default=7, help="processes of each kind (default: %(default)s)")
+    parser.add_argument("--torch", action="store_true", help="torch.compile too: half a minute a process, one run")
+    options = parser.parse_args()
+    sides = ["graphc, cold", "graphc, from the cache", *_harness.installed("jax")]
+    found: dict[str, list[tuple[float, dict[str, float], float]]] = {name: [] for name in sides}
+    with tempfile.TemporaryDirectory() as folder:
+        run("graphc", folder)
+        for turn in range(options.runs):
+            for name in sides:
+                side, cache = name.split(",")[0], "off" if name.endswith("cold") else folder
+                found[name].append(run(side, cache))
+            _harness.progress(f"run {turn + 1} of {options.runs}")
+    if options.torch and _harness.installed("torch"):
+        found["torch.compile"] = [run("torch", "off")]
+    expected = found["graphc, cold"][0][2]
+    rows: list[_harness.Row] = []
+    for name, runs in found.items():
+        if any(abs(loss - expected) > 1e-4 * abs(expected) for _, _, loss in runs):
+            raise ValueError(f"{name}: expected the loss {expected}, got {runs[0][2]}")
+        middle = sorted(runs, key=lambda r: r[0])[len(runs) // 2]
+        rows.append({"name": name, "seconds": middle[0], "ratio_to_jax": None, "split": middle[1]})
+    peer = next((row for row in rows if row["name"] == "jax"), None)
+    for row in rows if peer is not None else ():
+        row["ratio_to_jax"] = float(str(row["seconds"])) / float(str(peer["seconds"])) if peer else None
+    notes = [_harness.machine()]
+    for row in rows:
+        split = row["split"]
+        assert isinstance(split, dict)
+        parts = ", ".join(f"{part} {1e3 * seconds:.0f}" for part, seconds in split.items())
+        notes.append(f"{row['name']}, in ms: {parts}")
+    _harness.show(rows, options, notes)
+
+
+if __name__ == "__main__":
+    main()
