@@ -17,7 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_KERNEL_CHOICES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # would keep OpenBLAS from choosing its best kernels
+_KERNEL_CHOICES = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+)  # would keep OpenBLAS from choosing its best kernels
 
 Row = dict[str, object]
 
@@ -152,7 +155,9 @@ def multiply_add_peak(target: object, rounds: int = 20000) -> tuple[Callable[[],
 def arguments(description: str, seconds: float) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write an object with the rows to this file")
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write an object with the rows to this file"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name contains this text")
     parser.add_argument(
@@ -195,7 +200,9 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+        return (
+            f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+        )
     return str(value)
 
 

@@ -50,7 +50,9 @@ WORKLOADS = (
     # others, so that nothing is tuned to the list above
     Workload("MLP 256-256-256-256-10, tanh, batch 64, Adam", (256, 256, 256, 256, 10), 64, "tanh", "adam"),
     Workload("linear regression 32-1, batch 1024, SGD", (32, 1), 1024, optimizer="sgd", classes=False),
-    Workload("autoencoder 784-128-784, sigmoid, batch 64, Adam", (784, 128, 784), 64, "sigmoid", "adam", False),
+    Workload(
+        "autoencoder 784-128-784, sigmoid, batch 64, Adam", (784, 128, 784), 64, "sigmoid", "adam", False
+    ),
     Workload("MLP 100-1000-10, batch 100, momentum", (100, 1000, 10), 100),
     Workload("MLP 784-128-10, batch 1, SGD", (784, 128, 10), 1, optimizer="sgd"),
 )

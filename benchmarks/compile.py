@@ -69,8 +69,12 @@ def run(side: str, cache: str) -> tuple[float, dict[str, float], float]:
     code = _CHILD.format(folder=str(here), side=side, workload=_WORKLOAD)
     path = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "GRAPHC_CACHE": cache, "PYTHONPATH": path}
+    # an installed package has its modules compiled; so has this one after the first process, as Python does by default
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{side}: expected a finished step, got:\n{done.stderr}")
@@ -81,7 +85,9 @@ def run(side: str, cache: str) -> tuple[float, dict[str, float], float]:
 def main() -> None:
     parser = _harness.arguments(__doc__ or "", 0.0)
     parser.add_argument("--runs", type=int, default=7, help="processes of each kind (default: %(default)s)")
-    parser.add_argument("--torch", action="store_true", help="torch.compile too: half a minute a process, one run")
+    parser.add_argument(
+        "--torch", action="store_true", help="torch.compile too: half a minute a process, one run"
+    )
     options = parser.parse_args()
     sides = ["graphc, cold", "graphc, from the cache", *_harness.installed("jax")]
     found: dict[str, list[tuple[float, dict[str, float], float]]] = {name: [] for name in sides}

@@ -17,7 +17,9 @@ _STEPS_CHECKED = 3
 def main() -> None:
     parser = _harness.arguments(__doc__ or "", 1.0)
     parser.add_argument(
-        "--torch", action="store_true", help="time torch.compile too, which takes half a minute a workload to compile"
+        "--torch",
+        action="store_true",
+        help="time torch.compile too, which takes half a minute a workload to compile",
     )
     options = parser.parse_args()
     makers = {"graphc": _workloads.graphc_side}

@@ -17,7 +17,7 @@ VARIABLES = {
     "GRAPHC_CACHE": "directory of the object cache; off: none (default: graphc in the user's cache directory)",
     "GRAPHC_CACHE_BYTES": "how many bytes the object cache may hold (default 256M; K, M and G are understood)",
     "GRAPHC_CACHE_SIZES": "the processor's data caches, nearest first, as in 32K,1M,32M (default: read from the system)",
-    "GRAPHC_VERIFY": "0 no verifier; 1 verify traced and final graphs, kernels, plan (default); 2 after every pass",
+    "GRAPHC_VERIFY": "0 no verifier; 1 verify the graph that is compiled (default); 2 also after every pass, kernels and plan",
 }
 
 _UNITS = {"K": 10, "M": 20, "G": 30}

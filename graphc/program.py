@@ -73,12 +73,11 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     clock("passes")
     if level > 1:
         verify(simplified)
-    if level:
         verify(fused)
     clock("verify")
     plan = make_plan(fused, target, donated)
     clock("schedule")
-    if level:
+    if level > 1:
         for kernel in plan.kernels:
             verify_kernel(kernel)
         verify_plan(plan)

@@ -33,6 +33,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No GRAPHC_* variable of the developer's shell reaches a test, and none that a test sets reaches the next."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GRAPHC_VERIFY", "2")  # every stage is verified in every test
     monkeypatch.setenv("GRAPHC_CACHE", "off")  # a test that wants a cache names a folder of its own
     config.cache_clear()
     yield

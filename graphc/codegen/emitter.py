@@ -78,22 +78,32 @@ def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
             raise CompileError(f"kernel @{kernel.name}: expected one kernel of this name, got two")
         symbols[id(kernel)] = kernel.name
     taken = set(symbols.values())
+    called = {id(c): c for k in kernels for c in callees(k)[:-1] if id(c) not in symbols}
+    alike: dict[tuple[object, ...], list[Kernel]] = {}
+    for callee in called.values():
+        alike.setdefault(_outline(callee), []).append(callee)
     by_text: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     shared: list[Kernel] = []
-    for kernel in kernels:
-        for callee in callees(kernel)[:-1]:
-            if id(callee) in symbols:
-                continue
-            text = str(replace(callee, name=""))
-            if text not in by_text:
-                number = 0
-                while (symbol := f"{callee.name}{number}") in taken:
-                    number += 1
-                taken.add(symbol)
-                by_text[text] = symbol
-                shared.append(callee)
-            symbols[id(callee)] = by_text[text]
+    for callee in called.values():
+        # the text tells kernels apart that look alike from afar; it takes a while to print
+        unique = len(alike[_outline(callee)]) == 1
+        text = str(id(callee)) if unique else str(replace(callee, name=""))
+        if text not in by_text:
+            number = numbers.get(callee.name, 0)
+            while (symbol := f"{callee.name}{number}") in taken:
+                number += 1
+            numbers[callee.name] = number
+            taken.add(symbol)
+            by_text[text] = symbol
+            shared.append(callee)
+        symbols[id(callee)] = by_text[text]
     return symbols, shared
+
+
+def _outline(kernel: Kernel) -> tuple[object, ...]:
+    params = tuple((b.dtype.name, b.shape, b.strides, b.access) for b in kernel.params)
+    return params, len(kernel.scalars), tuple(type(s).__name__ for s in kernel.body)
 
 
 def module_header(target: Target) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
-import networkx
 import numpy as np
 
 from graphc.codegen.schedules import in_place_candidates, schedule
@@ -39,6 +39,49 @@ class _Place:
     kind: Literal["input", "output", "constant", "arena"]
     position: int = -1
     in_place_of: Value | None = None
+
+
+class _Order:
+    """Which kernel comes before which. networkx could sort too, but takes longer to import than a model to compile."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = list(nodes)
+        self._rank = {n: i for i, n in enumerate(nodes)}
+        self._later: list[set[int]] = [set() for _ in nodes]
+
+    def add(self, before: Node, after: Node) -> None:
+        self._later[self._rank[before]].add(self._rank[after])
+
+    def reaches(self, start: Node, goal: Node) -> bool:
+        """True if `start` comes before `goal`, or is it."""
+        wanted, stack = self._rank[goal], [self._rank[start]]
+        seen = set(stack)
+        while stack:
+            here = stack.pop()
+            if here == wanted:
+                return True
+            new = self._later[here] - seen
+            seen |= new
+            stack.extend(new)
+        return False
+
+    def sorted(self) -> list[Node]:
+        """All nodes in an order that obeys, as near to the given one as it can be."""
+        waiting = [0] * len(self._nodes)
+        for after in self._later:
+            for i in after:
+                waiting[i] += 1
+        ready = [i for i, count in enumerate(waiting) if count == 0]
+        heapify(ready)
+        done: list[Node] = []
+        while ready:
+            here = heappop(ready)
+            done.append(self._nodes[here])
+            for i in self._later[here]:
+                waiting[i] -= 1
+                if waiting[i] == 0:
+                    heappush(ready, i)
+        return done
 
 
 class _Planner:
@@ -85,11 +128,12 @@ class _Planner:
             if node.op.name == "const":
                 self.places[node.results[0]] = _Place("constant")
         donors = {j: graph.inputs[i] for i, j in self.donated}
-        order: networkx.DiGraph[Node] = networkx.DiGraph()
-        order.add_nodes_from(self.nodes)
+        order = _Order(self.nodes)
         producers = {v: n for n in self.nodes for v in n.results}
         for node in self.nodes:
-            order.add_edges_from((producers[v], node) for v in node.operands if v in producers)
+            for v in node.operands:
+                if v in producers:
+                    order.add(producers[v], node)
         for position, value in enumerate(graph.outputs):
             donor = donors.get(position)
             if value in inputs and value != donor and value in donors.values():
@@ -105,10 +149,9 @@ class _Planner:
                 self.places[value] = _Place("output", position, in_place_of=donor)
             else:
                 self.copies.append((value, position))
-        rank = {n: i for i, n in enumerate(self.nodes)}
-        self.nodes = list(networkx.lexicographical_topological_sort(order, key=rank.__getitem__))
+        self.nodes = order.sorted()
 
-    def _may_overwrite(self, donor: Value, value: Value, writer: Node, order: networkx.DiGraph[Node]) -> bool:
+    def _may_overwrite(self, donor: Value, value: Value, writer: Node, order: _Order) -> bool:
         """True if all reads of the donor can come before `writer` stores; the order then says so."""
         position = writer.results.index(value)
         readers = [n for n in self.readers.get(donor, []) if n is not writer]
@@ -116,9 +159,10 @@ class _Planner:
             own = writer.operands.index(donor)
             if own not in self.candidates[writer][position] or writer.operands.count(donor) > 1:
                 return False
-        if donor in self.graph.outputs or any(networkx.has_path(order, writer, r) for r in readers):
+        if donor in self.graph.outputs or any(order.reaches(writer, r) for r in readers):
             return False
-        order.add_edges_from((r, writer) for r in readers)
+        for reader in readers:
+            order.add(reader, writer)
         return True
 
     def _place_arena(self, step_of: Mapping[Node, int]) -> None:
@@ -189,11 +233,13 @@ class _Planner:
                 donor = self.places[value].in_place_of
                 if donor is not None and donor in node.operands:
                     in_place[position] = node.operands.index(donor)
-            made = schedule(node, self.target, in_place)
-            text = str(made)
-            if text not in kernels:  # equal kernels are one
+            # equal regions have one kernel
+            text = f"{node.attrs['kind']} {sorted(in_place.items())} {node.regions[0].canonical}"
+            if text not in kernels:
+                made = schedule(node, self.target, in_place)
                 number = counts[made.name] = counts.get(made.name, -1) + 1
                 kernels[text] = replace(made, name=f"{made.name}{number}")
+            kernel = kernels[text]
             overwritten = {operand: position for position, operand in in_place.items()}
             arguments = [
                 buffers[node.results[overwritten[i]]] if i in overwritten else buffers[v]
@@ -205,13 +251,13 @@ class _Planner:
                     f"scratch{len(scratch) + i}", TensorType(p.dtype, p.shape), "arena",
                     first=len(steps), last=len(steps),
                 )
-                for i, p in enumerate(b for b in made.params if b.access == "scratch")
+                for i, p in enumerate(b for b in kernel.params if b.access == "scratch")
             ]  # fmt: skip
             scratch += own
             arguments += own
             steps.append(
                 CallStep(
-                    kernels[text],
+                    kernel,
                     tuple(arguments),
                     tuple(buffers[v] for v in node.operands),
                     tuple(buffers[v] for v in node.results),

@@ -26,6 +26,7 @@ from graphc.config import config
 from graphc.errors import ArgumentError, GraphcError, VerifyError
 from graphc.ir.graph import Graph
 from graphc.ir.verify import verify
+from graphc.passes.fuse import fuse
 from graphc.passes.simplify import simplify
 from graphc.passes.unfuse import unfuse
 from graphc.passes.vjp import vjp
@@ -76,8 +77,6 @@ class Fuse(Pass):
     name: ClassVar[str] = "fuse"
 
     def __call__(self, graph: Graph) -> Graph:
-        from graphc.passes.fuse import fuse  # reads networkx, which other pipelines don't need
-
         return fuse(graph)
 
 

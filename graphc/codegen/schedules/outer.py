@@ -19,7 +19,6 @@ from graphc.ir.kernel import (
     Apply,
     Buffer,
     Expr,
-    Load,
     Prefetch,
     Stmt,
     constant,
@@ -31,6 +30,7 @@ from graphc.ir.kernel import (
 from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
+_LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _AHEAD = 8  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -293,11 +293,12 @@ class OuterProducts:
                 total = total + load(acc, s, i, j, lane)
             return [store(acc, (0, i, j, lane), total)]
 
-        def finish(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
-            if not last:
-                assert self.waiting is not None
-                return [store(self.waiting, waiting(i, j, lane), load(acc, 0, i, j, lane))]
-            c.evaluator.bound[c.product.result] = lambda at: Load(acc, (index(0), i, j, lane))
+        def wait(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            assert self.waiting is not None
+            return [store(self.waiting, waiting(i, j, lane), load(acc, 0, i, j, lane))]
+
+        def finish(total: Expr, i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            c.evaluator.bound[c.product.result] = lambda at: total
             return c.finish(
                 where(row + i, column + j * lanes + lane),
                 lambda number, value: [
@@ -331,16 +332,37 @@ class OuterProducts:
                 for s, n, b in zip(summed, c.byproducts, c.byproduct_results, strict=True)
             ]
 
-        return [
+        statements: list[Stmt] = [
             Alloc(acc),
             *c.cells(mr, nv, lanes, begin),
             *self._steps(extents, chains, step, mr, prefetched),
             *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
-            *map(Alloc, summed),
-            *(c.vectors(nv, lanes, begin_sums) if summed else []),
-            *c.cells(mr, nv, lanes, finish, active if last else None),
-            *(c.vectors(nv, lanes, add_sums, active) if summed else []),
         ]
+        if not last:
+            return statements + c.cells(mr, nv, lanes, wait)
+        statements += map(Alloc, summed)
+        if summed:
+            statements += c.vectors(nv, lanes, begin_sums)
+        if mr > 1 and c.epilogue_size * mr * nv > _LARGEST_EPILOGUE:
+            # row by row in a loop: the sums go through memory, which costs less than to compile each row
+            sums = Buffer(c.names.fresh("sums"), dtype, (mr, nv * lanes), space="stack", access="local")
+            statements.append(Alloc(sums))
+            statements += c.cells(
+                mr, nv, lanes,
+                lambda i, j, lane: [store(sums, (i, j * lanes + lane), load(acc, 0, i, j, lane))],
+            )  # fmt: skip
+            i = c.names.var("r")
+            of_row = c.vectors(
+                nv, lanes, lambda j, lane: finish(load(sums, i, j * lanes + lane), i, j, lane), active
+            )
+            statements.append(loop(i, 0, mr, of_row))
+        else:
+            statements += c.cells(
+                mr, nv, lanes, lambda i, j, lane: finish(load(acc, 0, i, j, lane), i, j, lane), active
+            )
+        if summed:
+            statements += c.vectors(nv, lanes, add_sums, active)
+        return statements
 
     def _steps(
         self,
@@ -363,17 +385,15 @@ class OuterProducts:
             statements: list[Stmt] = []
             k = names.var("k")
             body = [s for chain in range(chains) for s in step((*outer, k + chain), chain)]
-            part = full // rows // chains * chains
-            start = 0
-            if before_row is not None and part and not outer:
+            part = -(-full // (rows * chains)) * chains
+            if before_row is not None and full and not outer:
                 i = names.var("r")
-                inner = loop(k, i * part, i * part + part, body, step=chains)
-                statements.append(loop(i, 0, rows, [*before_row(i), inner]))
-                start = rows * part
-                k = names.var("k")
-                body = [s for chain in range(chains) for s in step((*outer, k + chain), chain)]
-            if full > start:
-                statements.append(loop(k, start, full, body, step=chains))
+                stop = Apply("min", (i * part + part, index(full)))
+                statements.append(
+                    loop(i, 0, rows, [*before_row(i), loop(k, i * part, stop, body, step=chains)])
+                )
+            elif full:
+                statements.append(loop(k, 0, full, body, step=chains))
             for rest in range(full, extents[-1]):
                 statements += step((*outer, index(rest)), 0)
             return statements

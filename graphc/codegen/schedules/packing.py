@@ -73,10 +73,9 @@ def transpose_panel(
     Blocks of lanes x lanes are read along the sum, transposed in registers and stored along the columns.
     """
 
-    def block(start: int, outer: tuple[Expr, ...], k: Expr, steps: int) -> list[Stmt]:
-        """Columns from `start`, `steps` steps of the sum from `k`."""
+    def block(start: Expr, count: int, outer: tuple[Expr, ...], k: Expr, steps: int) -> list[Stmt]:
+        """`count` columns from `start`, `steps` steps of the sum from `k`."""
         cells = Buffer(names.fresh("block"), packed.dtype, (lanes, lanes), space="reg", access="local")
-        count = min(lanes, active - start)
 
         def clear(lane: Expr) -> list[Stmt]:
             first = 0 if steps < lanes else count
@@ -85,7 +84,7 @@ def transpose_panel(
         def read(lane: Expr) -> list[Stmt]:
             with evaluator.scope() as inside:
                 for c in range(count):
-                    inside.append(store(cells, (c, lane), element(index(start + c), (*outer, k + lane))))
+                    inside.append(store(cells, (c, lane), element(start + c, (*outer, k + lane))))
             return inside
 
         def write(lane: Expr) -> list[Stmt]:
@@ -101,7 +100,14 @@ def transpose_panel(
 
     def along(outer: tuple[Expr, ...]) -> list[Stmt]:
         def blocks(k: Expr, steps: int) -> list[Stmt]:
-            return [s for start in range(0, active, lanes) for s in block(start, outer, k, steps)]
+            whole = active // lanes * lanes
+            statements: list[Stmt] = []
+            if whole:
+                c = names.var("c")
+                statements.append(loop(c, 0, whole, block(c, lanes, outer, k, steps), step=lanes))
+            if active > whole:
+                statements += block(index(whole), active - whole, outer, k, steps)
+            return statements
 
         statements: list[Stmt] = []
         full = extents[-1] // lanes * lanes

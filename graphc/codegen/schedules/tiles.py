@@ -100,6 +100,11 @@ class Contraction:
         windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
         return Call(kernel, windows, (*moving, *position.values()))
 
+    @property
+    def epilogue_size(self) -> int:
+        """How many pointwise nodes the region has."""
+        return sum("pointwise" in n.op.traits for n in self.region.nodes)
+
     def far_results(self) -> list[Buffer]:
         """The arrays of the result's shape that the epilogue reads and writes, if they come from beyond the caches."""
         operands = {self.product.left.value.node, self.product.right.value.node}
