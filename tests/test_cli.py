@@ -209,7 +209,7 @@ def test_info_names_versions_machine_and_variables(monkeypatch: pytest.MonkeyPat
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert f"numpy          {np.__version__}" in out and "LLVM" in out and "target" in out
-    assert "GRAPHC_DUMP          /somewhere" in out and "GRAPHC_VERIFY        (not set)" in out
+    assert "GRAPHC_DUMP          /somewhere" in out and "GRAPHC_DEBUG         (not set)" in out
 
 
 def test_info_shows_targets_caches_and_the_object_cache(

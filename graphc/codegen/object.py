@@ -58,8 +58,9 @@ def _parsed(llvm_text: str, target: Target, machine: llvm.TargetMachine) -> llvm
     return module
 
 
-def compile_object(llvm_text: str, target: Target, opt: int = 2) -> bytes:
-    """The object file of a module; `opt` (0 to 3) is the level of LLVM's code generator.
+def compile_object(llvm_text: str, target: Target, opt: int = 1) -> bytes:
+    """The object file of a module; `opt` (0 to 3) is the level of LLVM's code generator:
+    beyond 1 the same code takes a little longer (measured), at 0 it is several times slower.
 
     Raises `CompileError`, with the offending line, where LLVM can't read the text.
 
@@ -72,7 +73,7 @@ def compile_object(llvm_text: str, target: Target, opt: int = 2) -> bytes:
         return bytes(machine.emit_object(_parsed(llvm_text, target, machine)))
 
 
-def compile_assembly(llvm_text: str, target: Target, opt: int = 2) -> str:
+def compile_assembly(llvm_text: str, target: Target, opt: int = 1) -> str:
     """The assembly (PTX for nvptx64) of a module; raises like `compile_object`.
 
     >>> from graphc.codegen.target import target_from_name

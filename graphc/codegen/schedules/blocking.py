@@ -23,6 +23,7 @@ from typing import Literal
 
 from graphc.codegen.schedules.operands import Product, Side
 from graphc.codegen.target import Target
+from graphc.ir.types import DType
 
 _LOAD = 0.05  # of a slot that even a load in the shadow of a multiply-add costs
 _CHAINS = 8  # multiply-adds under way at once: two a cycle, four cycles each
@@ -41,6 +42,9 @@ _FAR_ROW = 2048  # bytes between rows beyond which they are far apart
 _FAR_BLOCK = 256  # the length of a block of such rows that is read in place
 _STREAM_BLOCK = 32  # the length of a block of rows that are read once, from memory, each for all columns
 _FAR_PENALTY = 0.03  # of the multiply-adds: so much longer do they take with such a panel
+_LINES_TOGETHER = 192  # bytes of a panel's row from which on its lines come together
+_NARROW_PENALTY = 0.3  # of the multiply-adds, where a row of a far panel has fewer
+_SHORT_SUM = 32  # products of so few terms are bound by their results, which are best stored row after row
 _PAGE = 4096  # bytes between rows that lie in the same sets of the first cache
 _ALIASED_ROWS = 8  # rows of that distance that it holds
 _ALIASED_PENALTY = 0.1  # of the multiply-adds, where more of them are read over and over
@@ -112,11 +116,16 @@ def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
 # --------------------------------------------------------------------------------------------------------- outer form
 
 
-def _tiles(target: Target, rows: int, vectors: int) -> Iterator[Tile]:
+def _free_registers(target: Target, dtype: DType) -> int:
+    """Registers for sums and vectors: one is the splat, one the allocator's; a product of its own takes another."""
+    return target.vector_registers - (2 if target.is_native("fma", dtype) else 3)
+
+
+def _tiles(target: Target, rows: int, vectors: int, spare: int) -> Iterator[Tile]:
     for nv in range(1, min(max(vectors, 1), _MOST_CELLS) + 1):
         for mr in range(1, min(max(rows, 1), _MOST_ROWS, _MOST_CELLS // nv) + 1):
             # a single row reads its vectors from memory within the multiply-add
-            if mr * nv + (nv if mr > 1 else 1) + 1 <= target.vector_registers:
+            if mr * nv + (nv if mr > 1 else 1) <= spare:
                 chains = max(1, min(_CHAINS // (mr * nv), target.vector_registers // (2 * mr * nv)))
                 yield Tile(mr, nv, chains)
 
@@ -131,7 +140,9 @@ def _outer(
         packings = ["transpose"]
     aliased = rows.free_stride == 1 and product.depth > 8 * _ALIASED_ROWS
     aliased = aliased and (rows.summed_stride or 0) * bytes_ % _PAGE == 0
-    for tile in _tiles(target, rows.extent, -(-columns.extent // lanes)):
+    for tile in _tiles(
+        target, rows.extent, -(-columns.extent // lanes), _free_registers(target, product.dtype)
+    ):
         if (rows.free_stride or 0) * bytes_ % _PAGE == 0 and rows.free_stride and tile.rows > _ALIASED_ROWS:
             continue
         for packing in packings:
@@ -161,7 +172,9 @@ def _outer_blocking(
     panel_rows = -(-m // tile.rows)
     gap = columns.summed_stride
     fits = packing == "none" and k * n * bytes_ <= second_cache // 2
-    far = packing == "none" and not fits and panel_rows > 1 and (gap is None or gap * bytes_ > _FAR_ROW)
+    fits = fits and (row_bytes >= _LINES_TOGETHER or k <= _SHORT_SUM)
+    apart = gap is None or gap * bytes_ > (_FAR_ROW if row_bytes >= _LINES_TOGETHER else _FAR_ROW // 4)
+    far = packing == "none" and not fits and panel_rows > 1 and apart
     depth = k
     streams = packing == "none" and panel_rows == 1 and k * n * bytes_ > second_cache
     streams = m > 1 and streams and columns.free_stride == 1 and len(product.sums) == 1
@@ -190,8 +203,9 @@ def _outer_blocking(
             step = max(mr * nv, nv * load + mr * splat, _CHAINS / tile.chains) + _LOAD * (nv + mr)
             cost += tiles_m * tiles_n * (k * step + _TILE_OVERHEAD + mr * nv * store)
     multiply_adds = m * vectors * k
+    narrow = row_bytes < _LINES_TOGETHER
     if far:
-        cost += _FAR_PENALTY * multiply_adds
+        cost += (_NARROW_PENALTY if narrow else _FAR_PENALTY) * multiply_adds
     if k * n * bytes_ > second_cache:  # columns come from memory once
         jumps = packing == "none" and not streams and (gap is None or gap * bytes_ > _FAR_ROW)
         cost += k * vectors * (_JUMPING if jumps else _STREAMING)
@@ -223,16 +237,17 @@ def _dot(product: Product, target: Target, widest: int) -> Blocking:
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
-            if cells > max(16, lanes) or cells + min(mr, nr) + 1 > target.vector_registers:
+            if cells > max(16, lanes) or cells + nr > _free_registers(target, product.dtype):
                 continue
             # a tile's rows stay in the first cache, or at least all rows in the second, or neither
             load = 1.0 if (mr + nr) * k * bytes_ <= first_cache else _FAR
             load += m > mr and m * k * bytes_ > second_cache // 2
             load += _COMPUTED * computed
+            streamed = m > mr and m * k * bytes_ > first_cache // 2  # rows come from the second cache
             cost = 0.0
             for tiles_m, a in _parts(m, mr):
                 for tiles_n, b in _parts(n, nr):
-                    step = max(a * b, (a + b) * load, _CHAINS / 2) + _LOAD * (a + b)
+                    step = max(a * b, (a + b) * load, _CHAINS / 2) + _LOAD * (a + b) + a * streamed
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
             if best is None or cost < best[0]:
                 best = cost, Tile(mr, nr)
