@@ -46,7 +46,7 @@ def installed(*names: str) -> list[str]:
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], object]], seconds: float, batch_seconds: float = 2e-3
+    sides: Mapping[str, Callable[[], object]], seconds: float, batch_seconds: float = 2e-2
 ) -> dict[str, list[float]]:
     """Seconds a call of every side: batches of calls, the sides in a rotating order, for so many seconds a side."""
     calls: dict[str, int] = {}
@@ -98,9 +98,10 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def multiply_add_peak(target: object, rounds: int = 20000) -> tuple[Callable[[], None], float]:
-    """A call that does nothing but multiply-adds in registers, and its floating-point operations.
+    """A call that does nothing but accumulate products in registers, and its floating-point operations.
 
-    As many independent chains as hide the latency; a multiply and an add where the target has no fused one.
+    As many independent sums as hide the latency; a multiply and an add where the target has no fused one. One factor
+    is read anew in each round (`volatile`), or the multiplication would be done once, before the loop.
     """
     import ctypes
 
@@ -112,23 +113,28 @@ def multiply_add_peak(target: object, rounds: int = 20000) -> tuple[Callable[[],
     from graphc.ir.types import f32
 
     assert isinstance(target, Target)
-    lanes, chains = target.lanes(f32), 10
+    lanes, pairs = target.lanes(f32), 6  # 12 sums, 2 factors and the products in flight: 16 registers
     vector = f"<{lanes} x float>" if lanes > 1 else "float"
-    suffix = f"v{lanes}f32" if lanes > 1 else "f32"
+    multiply_add = f"@llvm.fmuladd.{f'v{lanes}f32' if lanes > 1 else 'f32'}"
+    chains = 2 * pairs
     lines = [
-        f"declare {vector} @llvm.fmuladd.{suffix}({vector}, {vector}, {vector})",
+        f"declare {vector} {multiply_add}({vector}, {vector}, {vector})",
         "define void @peak(i64 %n, ptr %p) nounwind {",
         "entry:",
-        f"  %a = load {vector}, ptr %p, align 4",
+        "  %q = getelementptr i8, ptr %p, i64 64",
+        f"  %b0 = load {vector}, ptr %p, align 4",
+        f"  %b1 = load {vector}, ptr %q, align 4",
         "  br label %loop",
         "loop:",
         "  %i = phi i64 [ 0, %entry ], [ %j, %loop ]",
     ]
-    lines += [f"  %c{k} = phi {vector} [ %a, %entry ], [ %d{k}, %loop ]" for k in range(chains)]
-    lines += [
-        f"  %d{k} = call {vector} @llvm.fmuladd.{suffix}({vector} %a, {vector} %a, {vector} %c{k})"
-        for k in range(chains)
-    ]
+    lines += [f"  %c{k} = phi {vector} [ %b0, %entry ], [ %d{k}, %loop ]" for k in range(chains)]
+    for k in range(pairs):
+        lines.append(f"  %a{k} = load volatile {vector}, ptr %p, align 4")
+        lines += [
+            f"  %d{2 * k + s} = call {vector} {multiply_add}({vector} %a{k}, {vector} %b{s}, {vector} %c{2 * k + s})"
+            for s in range(2)
+        ]
     lines += [
         "  %j = add i64 %i, 1",
         "  %more = icmp slt i64 %j, %n",

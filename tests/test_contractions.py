@@ -95,7 +95,7 @@ def test_the_interpreted_plan_agrees(form: str) -> None:
         ("ABT", (64, 64, 64), {"form": "outer", "columns": "transpose"}),
         ("ABT", (2, 64, 512), {"form": "dot"}),
         ("ATB", (1024, 640, 70), {"form": "outer", "rows_packed": True}),
-        ("AB", (2, 4096, 100), {"form": "outer", "streams": True}),
+        ("AB", (2, 4096, 100), {"form": "outer", "order": "streams"}),
     ],
 )
 def test_the_cost_model_chooses(form: str, shape: tuple[int, int, int], expected: dict[str, object]) -> None:

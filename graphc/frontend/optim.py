@@ -122,13 +122,15 @@ class Adam:
         for name, param in params.items():
             dtype = param.dtype
             time = F.astype(step, dtype)
-            step_size = _cast(learning_rate, dtype) / _bias_correction(beta1, time)
+            # the corrections of both means are applied to two scalars, not to every element (Adam's paper, section 2)
             root = F.sqrt(_bias_correction(beta2, time))
+            step_size = _cast(learning_rate, dtype) / _bias_correction(beta1, time) * root
+            eps = self.eps * root
             grad = grads[name] + self.weight_decay * param if self.weight_decay else grads[name]
             mean, square = state[f"exp_avg.{name}"], state[f"exp_avg_sq.{name}"]
             mean = mean + (1 - beta1) * (grad - mean)
             square = beta2 * square + (1 - beta2) * (grad * grad)
-            new_params[name] = param - step_size * (mean / (F.sqrt(square) / root + self.eps))
+            new_params[name] = param - step_size * (mean / (F.sqrt(square) + eps))
             new_state[f"exp_avg.{name}"], new_state[f"exp_avg_sq.{name}"] = mean, square
         return new_params, new_state
 

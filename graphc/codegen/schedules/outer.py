@@ -65,7 +65,7 @@ class OuterProducts:
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
             # whole vectors wait, with lanes beyond the last column too
-            width = -(-self.columns.extent // b.lanes) * b.lanes if b.streams else self.width
+            width = -(-self.columns.extent // b.lanes) * b.lanes if b.order == "streams" else self.width
             self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
 
     def statements(self, place: Place) -> list[Stmt]:
@@ -80,9 +80,9 @@ class OuterProducts:
 
             return self.c.blocks(self.columns.extent, self.width, panel, "column")
 
-        if self.blocking.rows_outside:
+        if self.blocking.order == "rows":
             return statements + self._rows_outside(place)
-        return statements + (self._along_sum(panels) if self.blocking.streams else panels())
+        return statements + (self._along_sum(panels) if self.blocking.order == "streams" else panels())
 
     def _rows_outside(self, place: Place) -> list[Stmt]:
         """Every panel of columns for one tile of rows after the other."""
@@ -211,7 +211,7 @@ class OuterProducts:
 
         def waiting(i: Expr, j: Expr, lane: Expr) -> tuple[Expr, Expr]:
             offset = j * lanes + lane
-            return row + i, column + offset if self.blocking.streams else offset
+            return row + i, column + offset if self.blocking.order == "streams" else offset
 
         def begin(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             start: Expr = zero
@@ -233,53 +233,77 @@ class OuterProducts:
                 statements += [Prefetch(*found)] if found is not None else []
             return statements
 
+        def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
+            if self.panel is not None:
+                return load(self.panel, flat_index(extents, along), j * lanes + lane)
+            at = self.columns.at(place.batch, (*columns_outer, column + j * lanes + lane), _from(k0, along))
+            return c.evaluator.at(self.columns.value, at)
+
+        def row_element(along: tuple[Expr, ...], i: Expr) -> Expr:
+            if self.packed_rows is not None:
+                spot = row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i
+                return load(self.packed_rows, spot)
+            return c.evaluator.at(
+                self.rows.value, self.rows.at(place.batch, (*rows_outer, row + i), _from(k0, along))
+            )
+
+        def accumulate(chain: int, i: Expr, j: Expr, lane: Expr, a: Expr, b: Expr) -> Stmt:
+            return store(acc, (chain, i, j, lane), c.madd(a, b, load(acc, chain, i, j, lane)))
+
         def step(along: tuple[Expr, ...], chain: int) -> list[Stmt]:
-            k = flat_index(extents, along)
+            """One rank-1 update. What there is less of, splats or vectors, stays in registers; the other passes by."""
             b = Buffer(c.names.fresh("b"), dtype, (nv, lanes), space="reg", access="local")
+            masked = active < lanes and self.panel is None
 
             def load_b(j: Expr, lane: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
-                    if self.panel is not None:
-                        value: Expr = load(self.panel, k, j * lanes + lane)
-                    else:
-                        at = self.columns.at(
-                            place.batch, (*columns_outer, column + j * lanes + lane), _from(k0, along)
-                        )
-                        value = c.evaluator.at(self.columns.value, at)
-                    inside.append(store(b, (j, lane), value))
+                    inside.append(store(b, (j, lane), column_vector(along, j, lane)))
                 return inside
 
-            def update(i: Expr) -> list[Stmt]:
+            def update_row(i: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
-                    if self.packed_rows is not None:
-                        spot = row * c.product.depth + (k0 + k) * mr + i
-                        a: Expr = load(self.packed_rows, spot)
-                    else:
-                        at = self.rows.at(place.batch, (*rows_outer, row + i), _from(k0, along))
-                        a = c.evaluator.at(self.rows.value, at)
+                    a = row_element(along, i)
                     inside += c.vectors(
-                        nv,
-                        lanes,
-                        lambda j, lane: [
-                            store(
-                                acc,
-                                (chain, i, j, lane),
-                                c.madd(a, load(b, j, lane), load(acc, chain, i, j, lane)),
-                            )
-                        ],
+                        nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a, load(b, j, lane))]
                     )
                 return inside
 
-            masked = active < lanes and self.panel is None
             # lanes beyond the last column are 0, not undefined: what is read of them never reaches memory
             rest = lane_block(c.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
-            return [
+            before = [
                 Alloc(b),
-                *(prefetch(k) if self.blocking.streams and len(extents) == 1 else []),
+                *(prefetch(along[0]) if self.blocking.order == "streams" and len(extents) == 1 else []),
                 *(rest if masked else []),
-                *c.vectors(nv, lanes, load_b, active if masked else None),
-                *c.unrolled(mr, update),
             ]
+            if mr >= nv:
+                vectors = c.vectors(nv, lanes, load_b, active if masked else None)
+                return [*before, *vectors, *c.unrolled(mr, update_row)]
+            splats = Buffer(c.names.fresh("a"), dtype, (mr, lanes), space="reg", access="local")
+
+            def load_splat(i: Expr) -> list[Stmt]:
+                with c.evaluator.scope() as inside:
+                    a = row_element(along, i)
+                    inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a)])
+                return inside
+
+            def update_column(j: Expr, lane: Expr) -> list[Stmt]:
+                return c.unrolled(
+                    mr,
+                    lambda i: [accumulate(chain, i, j, lane, load(splats, i, lane), load(b, j, lane))],
+                )
+
+            def column_of_cells(j: Expr, active: int | None) -> list[Stmt]:
+                return [
+                    *lane_block(c.names, lanes, lambda lane: load_b(j, lane), active),
+                    *lane_block(c.names, lanes, lambda lane: update_column(j, lane)),
+                ]
+
+            columns = [
+                s
+                for j in range(nv)
+                for s in column_of_cells(index(j), active if masked and j == nv - 1 else None)
+            ]
+            return [*before, Alloc(splats), *c.unrolled(mr, load_splat), *columns]
 
         def prefetch_row(i: Expr) -> list[Stmt]:
             return [Prefetch(b, where(row + i, column + j * lanes)) for b in far for j in range(nv)]

@@ -99,23 +99,24 @@ def transpose_panel(
         return [*statements, *lane_block(names, lanes, read, steps), *lane_block(names, lanes, write)]
 
     def along(outer: tuple[Expr, ...]) -> list[Stmt]:
-        def blocks(k: Expr, steps: int) -> list[Stmt]:
-            whole = active // lanes * lanes
+        def columns(start: Expr, count: int) -> list[Stmt]:
+            full = extents[-1] // lanes * lanes
             statements: list[Stmt] = []
-            if whole:
-                c = names.var("c")
-                statements.append(loop(c, 0, whole, block(c, lanes, outer, k, steps), step=lanes))
-            if active > whole:
-                statements += block(index(whole), active - whole, outer, k, steps)
+            if full:
+                k = names.var("k")
+                statements.append(loop(k, 0, full, block(start, count, outer, k, lanes), step=lanes))
+            if extents[-1] > full:
+                statements += block(start, count, outer, index(full), extents[-1] - full)
             return statements
 
+        # rows outside: each is read from end to end, which the processor foresees
+        whole = active // lanes * lanes
         statements: list[Stmt] = []
-        full = extents[-1] // lanes * lanes
-        if full:
-            k = names.var("k")
-            statements.append(loop(k, 0, full, blocks(k, lanes), step=lanes))
-        if extents[-1] > full:
-            statements += blocks(index(full), extents[-1] - full)
+        if whole:
+            c = names.var("c")
+            statements.append(loop(c, 0, whole, columns(c, lanes), step=lanes))
+        if active > whole:
+            statements += columns(index(whole), active - whole)
         return statements
 
     return nest(names, extents[:-1], along)
