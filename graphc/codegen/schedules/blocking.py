@@ -3,12 +3,15 @@
 In: a `Product` and a `Target`. Out: a `Blocking`, the cheapest of all that the operands' layouts allow.
 
 The unit of cost is a slot: the time of one vector multiply-add. Besides, a slot brings one vector from the first cache,
-or two scalars (an instruction splats what it reads). What the constants below say was measured on Zen 4 and Zen 5:
+or two scalars where a vector is as wide as a cache line (an instruction splats what it reads). What the constants below
+say was measured on Zen 4 and Zen 5, with 128, 256 and 512 bits:
 
-- Tiles: rows · vectors accumulators, the vectors of one operand and one splat fill the registers (Goto & van de Geijn,
-  Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008): 6 x 4 of 32 registers, 6 x 2 of 16.
-  Fewer than `_CHAINS` accumulators wait for each other: then several sets of them take turns along the sum.
-- The sum is cut into blocks so that a panel of the columns (block x tile width) stays in the second cache.
+- Tiles: rows · vectors accumulators, the fewer of splats and vectors, and one that passes by fill the registers (Goto &
+  van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008): 6 x 4 of 32 registers, 4 x 3
+  of 16. Fewer than `_CHAINS` accumulators wait for each other: then several sets of them take turns along the sum.
+- Without a fused multiply-add the number of instructions binds: wide tiles copy least.
+- The sum is cut into blocks so that a panel of the columns (block x tile width) stays in the second cache, or in the
+  first where few rows need more vectors than the second one gives.
 - Where the rows of a panel lie far apart in memory they crowd into few sets of a cache and into many pages: blocks are
   short, or the panel is packed, which reads and writes it once more. The same holds for the other operand.
 - Dot form (vectors along the sum in both operands) needs no transposed panel, and pays with a tree of shuffles at the
@@ -22,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from graphc.codegen.schedules.operands import Product, Side
+from graphc.codegen.schedules.operands import Product
 from graphc.codegen.target import Target
 
 _OVERLAP = 0.1  # of the loads' slots is not hidden behind the multiply-adds, or the other way round
@@ -106,9 +109,9 @@ def fitting_lanes(lanes: int, extent: int) -> int:
 
 def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
     left, right = product.left, product.right
-    for swapped, rows, columns in ((False, left, right), (True, right, left)):
-        if not swapped or (columns.extent > 1 and not product.sums_rows):
-            yield from _outer(product, target, rows, columns, swapped, lanes)
+    yield from _OuterForm(product, target, False, lanes).candidates()
+    if left.extent > 1 and not product.sums_rows:
+        yield from _OuterForm(product, target, True, lanes).candidates()
     both_along = bool(product.sums) and left.summed_stride == right.summed_stride == 1
     if both_along or left.extent == right.extent == 1:
         yield _dot(product, target, lanes)
@@ -131,95 +134,24 @@ def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
 # --------------------------------------------------------------------------------------------------------- outer form
 
 
-def _free_registers(target: Target) -> int:
-    """Registers for sums and for what is held along them: one more vector passes by, one is the allocator's.
+def _free_registers(target: Target, fused: bool) -> int:
+    """Registers for sums and for what is held along them: one more holds what passes by.
 
-    Where there is no fused multiply-add, that last one holds the product.
+    Where there is no fused multiply-add, another one holds the product.
     """
-    return target.vector_registers - 2
+    return target.vector_registers - (1 if fused else 2)
 
 
-def _issue(tile: Tile, fused: bool) -> float:
+def _issue(rows: int, vectors: int, fused: bool) -> float:
     """Slots that it takes to issue the instructions of a step.
 
     A multiplication of its own overwrites a factor: every factor but one that passes by for the last time is copied
     first. Targets of that kind also take two instructions for a splat.
     """
-    rows, vectors = tile.rows, tile.vectors
     cells = rows * vectors
     if fused:
         return (cells + vectors + rows + 2) / _ISSUED
     return (3 * cells - max(rows, vectors) + vectors + 2 * rows + 2) / _ISSUED
-
-
-def _tiles(target: Target, rows: int, vectors: int) -> Iterator[Tile]:
-    spare = _free_registers(target)
-    for nv in range(1, min(max(vectors, 1), _MOST_CELLS) + 1):
-        for mr in range(1, min(max(rows, 1), _MOST_ROWS, _MOST_CELLS // nv) + 1):
-            # what there is less of, splats or vectors, stays in registers
-            if mr * nv + min(mr, nv) <= spare:
-                chains = max(1, min(_CHAINS // (mr * nv), target.vector_registers // (2 * mr * nv)))
-                yield Tile(mr, nv, chains)
-
-
-def _outer(
-    product: Product, target: Target, rows: Side, columns: Side, swapped: bool, widest: int
-) -> Iterator[Blocking]:
-    lanes = fitting_lanes(widest, columns.extent)
-    bytes_ = product.dtype.bytes
-    packings: list[Packing] = ["none", "copy"]
-    if columns.summed_stride == 1 and columns.free_stride != 1 and lanes > 1:
-        packings = ["transpose"]
-    aliased = rows.free_stride == 1 and product.depth > 8 * _ALIASED_ROWS
-    aliased = aliased and (rows.summed_stride or 0) * bytes_ % _PAGE == 0
-    for tile in _tiles(target, rows.extent, -(-columns.extent // lanes)):
-        if (rows.free_stride or 0) * bytes_ % _PAGE == 0 and rows.free_stride and tile.rows > _ALIASED_ROWS:
-            continue
-        for packing in packings:
-            orders = _orders(
-                product, target, rows, columns, tile.vectors * lanes * bytes_, tile.rows, packing
-            )
-            for rows_packed in (False, True) if rows.is_computed or aliased else (False,):
-                for order, depth in orders:
-                    yield _outer_blocking(
-                        product, target, rows, columns, swapped, lanes, tile, packing, rows_packed, aliased,
-                        order, depth,
-                    )  # fmt: skip
-
-
-def _orders(
-    product: Product,
-    target: Target,
-    rows: Side,
-    columns: Side,
-    row_bytes: int,
-    tile_rows: int,
-    packing: Packing,
-) -> list[tuple[Order, int]]:
-    """The orders of the loops that may suit, each with the length of its blocks of the sum."""
-    k, first_cache, second_cache = product.depth, *_caches(target)
-    columns_bytes = k * columns.extent * product.dtype.bytes
-    in_place, one_sum = packing == "none", len(product.sums) == 1
-    panel_rows = -(-rows.extent // tile_rows)
-    found: list[tuple[Order, int]] = []
-    if in_place and columns_bytes <= second_cache // 2 and (row_bytes >= _LINES_TOGETHER or k <= _SHORT_SUM):
-        found.append(("rows", k))
-    if panel_rows == 1 or not one_sum:
-        found.append(("panels", k))
-    else:
-        most = max(16, (second_cache // (2 if in_place else 4)) // row_bytes)
-        if in_place and _is_apart(columns, row_bytes, product.dtype.bytes):
-            most = min(most, _FAR_BLOCK)
-        found.append(("panels", _even_blocks(k, most)))
-        short = _even_blocks(
-            k, max(16, _rows_that_stay(columns, first_cache, row_bytes, product.dtype.bytes, packing))
-        )
-        if short < found[-1][1] and tile_rows < _SHORT_PANEL:
-            found.append(("panels", short))
-    contiguous = in_place and one_sum and columns.free_stride == 1
-    if contiguous and columns_bytes > second_cache // 2 and rows.extent > 1 and panel_rows <= _STREAM_TILES:
-        found.append(("streams", min(k, _STREAM_BLOCK)))
-    return found
 
 
 def _even_blocks(depth: int, most: int) -> int:
@@ -228,103 +160,183 @@ def _even_blocks(depth: int, most: int) -> int:
     return min(depth, math.ceil(depth / blocks / 8) * 8)
 
 
-def _rows_that_stay(
-    columns: Side, first_cache: int, row_bytes: int, element_bytes: int, packing: Packing
-) -> int:
-    """How many rows of a panel stay in the first cache beside what else is read.
+class _OuterForm:
+    """The outer form of a product, with vectors along one of its operands: all blockings that may suit."""
 
-    Read in place, rows whose distance has a large divisor in common with a cache's way share its sets.
-    """
-    spacing = row_bytes
-    if packing == "none" and columns.summed_stride is not None:
-        spacing = max(spacing, math.gcd(columns.summed_stride * element_bytes, _PAGE))
-    return first_cache // 2 // spacing
+    def __init__(self, product: Product, target: Target, swapped: bool, widest: int) -> None:
+        self.swapped = swapped
+        self.rows, self.columns = (product.right, product.left) if swapped else (product.left, product.right)
+        self.m, self.n, self.k = self.rows.extent, self.columns.extent, product.depth
+        self.one_sum = len(product.sums) == 1
+        self.accesses = product.accesses
+        self.lanes = fitting_lanes(widest, self.n)
+        self.vectors = -(-self.n // self.lanes)
+        self.bytes = product.dtype.bytes
+        self.fused = target.is_native("fma", product.dtype)
+        self.registers = target.vector_registers
+        self.spare = _free_registers(target, self.fused)
+        self.first_cache, self.second_cache = _caches(target)
+        self.gap = self.columns.summed_stride  # from a row of a panel to the next, in elements
+        self.far_gap = self.gap is None or self.gap * self.bytes > _FAR_ROW
+        row_gap = (self.rows.summed_stride or 0) * self.bytes
+        self.aliased = self.rows.free_stride == 1 and self.k > 8 * _ALIASED_ROWS and row_gap % _PAGE == 0
+        self.rows_jump = self.rows.free_stride == 1 and row_gap > _FAR_ROW
 
+    def candidates(self) -> Iterator[Blocking]:
+        """Every tile with every packing and order of the loops that may suit it."""
+        packings: list[Packing] = ["none", "copy"]
+        if self.gap == 1 and self.columns.free_stride != 1 and self.lanes > 1:
+            packings = ["transpose"]
+        rows_packed = (False, True) if self.rows.is_computed or self.aliased else (False,)
+        for tile in self._tiles():
+            for packing in packings:
+                for order, depth in self._orders(tile, packing):
+                    for packed in rows_packed:
+                        cost = self._cost(tile, packing, order, depth, packed)
+                        yield Blocking(
+                            "outer", self.swapped, self.lanes, tile, depth, packing, packed, order, cost
+                        )
 
-def _is_apart(columns: Side, row_bytes: int, element_bytes: int) -> bool:
-    """True where the rows of a panel lie far apart in memory."""
-    gap = columns.summed_stride
-    return gap is None or gap * element_bytes > (_FAR_ROW if row_bytes >= _LINES_TOGETHER else _FAR_ROW // 4)
+    def _tiles(self) -> list[Tile]:
+        """The tiles that fit the registers, but those of less than half as many sums as others."""
+        step = (self.rows.free_stride or 0) * self.bytes
+        most_rows = _ALIASED_ROWS if step and step % _PAGE == 0 else _MOST_ROWS
+        # what there is less of, splats or vectors, stays in registers
+        sizes = [
+            (rows, vectors)
+            for vectors in range(1, min(max(self.vectors, 1), _MOST_CELLS) + 1)
+            for rows in range(1, min(max(self.m, 1), most_rows, _MOST_CELLS // vectors) + 1)
+            if rows * vectors + min(rows, vectors) <= self.spare
+        ]
+        most = max(rows * vectors for rows, vectors in sizes)
+        tiles = []
+        for rows, vectors in sizes:
+            cells = rows * vectors
+            if 2 * cells >= most:
+                chains = max(1, min(_CHAINS // cells, self.registers // (2 * cells)))
+                tiles.append(Tile(rows, vectors, chains))
+        return tiles
 
+    def _orders(self, tile: Tile, packing: Packing) -> list[tuple[Order, int]]:
+        """The orders of the loops that may suit, each with the length of its blocks of the sum."""
+        k, row_bytes, in_place = self.k, self._row_bytes(tile), packing == "none"
+        columns_bytes = k * self.n * self.bytes
+        panel_rows = -(-self.m // tile.rows)
+        found: list[tuple[Order, int]] = []
+        together = row_bytes >= _LINES_TOGETHER or k <= _SHORT_SUM
+        if in_place and columns_bytes <= self.second_cache // 2 and together:
+            found.append(("rows", k))
+        if panel_rows == 1 or not self.one_sum:
+            found.append(("panels", k))
+        else:
+            most = max(16, (self.second_cache // (2 if in_place else 4)) // row_bytes)
+            if in_place and self._is_apart(row_bytes):
+                most = min(most, _FAR_BLOCK)
+            found.append(("panels", _even_blocks(k, most)))
+            short = _even_blocks(k, max(16, self._steps_that_stay(row_bytes, packing)))
+            if short < found[-1][1] and tile.rows < _SHORT_PANEL:
+                found.append(("panels", short))
+        in_order = in_place and self.one_sum and self.columns.free_stride == 1
+        if in_order and columns_bytes > self.second_cache // 2 and panel_rows <= _STREAM_TILES:
+            found.append(("streams", min(k, _STREAM_BLOCK)))
+        return found
 
-def _outer_blocking(
-    product: Product,
-    target: Target,
-    rows: Side,
-    columns: Side,
-    swapped: bool,
-    lanes: int,
-    tile: Tile,
-    packing: Packing,
-    rows_packed: bool,
-    aliased: bool,
-    order: Order,
-    depth: int,
-) -> Blocking:
-    m, n, k = rows.extent, columns.extent, product.depth
-    bytes_ = product.dtype.bytes
-    first_cache, second_cache = _caches(target)
-    vectors = -(-n // lanes)
-    row_bytes = tile.vectors * lanes * bytes_
-    panel_rows = -(-m // tile.rows)
-    gap = columns.summed_stride
-    # a panel is read from the second cache for the first tile of rows, and for the others where it stays in the first
-    if order == "rows":
-        stays = k * n * bytes_ <= first_cache // 2
-    else:
-        stays = depth <= _rows_that_stay(columns, first_cache, row_bytes, bytes_, packing)
-    apart = packing == "none" and _is_apart(columns, row_bytes, bytes_)
-    far_load = _FAR + _FAR_JUMP * apart
-    load = (far_load + (panel_rows - 1) * (1.0 if stays else far_load)) / panel_rows
-    if packing == "none":
-        if columns.is_computed:
-            load += _COMPUTED
-        if columns.free_stride != 1 and lanes > 1:
-            load += lanes
-    # two loads a cycle, and one of vectors that are as wide as a line; a slot of those is a cycle, of others half
-    splat = 0.5 if lanes * bytes_ >= _LINE else 1.0
-    if tile.rows * depth * bytes_ > first_cache // 2:
-        splat += 0.5
-    if rows.is_computed and not rows_packed:
-        splat += _COMPUTED
-    fused = target.is_native("fma", product.dtype)
-    store = _STORE if not swapped or rows.extent == 1 else _SCATTER * lanes * product.accesses
-    cost, blocks = 0.0, -(-k // depth) if depth else 1
-    for tiles_m, mr in _parts(m, tile.rows):
-        for tiles_n, nv in _parts(vectors, tile.vectors):
-            issue = _issue(Tile(mr, nv), fused)
-            loads, sums = nv * load + mr * splat, max(mr * nv, (_CHAINS + 1) / tile.chains)
-            step = max(loads, sums, issue) + _OVERLAP * min(loads, sums)
-            cost += tiles_m * tiles_n * (k * step + blocks * _TILE_OVERHEAD + mr * nv * store)
-    if product.accesses * m * n * bytes_ > second_cache:
-        short = max(0.0, _BEST_RESULT_ROW / row_bytes - 1)
-        cost += _FAR_RESULT * short * product.accesses * m * vectors
-    multiply_adds = m * vectors * k
-    narrow = row_bytes < _LINES_TOGETHER
-    if apart and order == "panels" and panel_rows > 1:
-        cost += (_NARROW_PENALTY if narrow else _FAR_PENALTY) * multiply_adds
-    if k * n * bytes_ > second_cache:  # columns come from memory once
-        jumps = packing != "transpose" and order != "streams" and (gap is None or gap * bytes_ > _FAR_ROW)
-        cost += k * vectors * (_JUMPING if jumps else _STREAMING)
-    # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
-    if depth < k and depth * bytes_ < _FORESEEN and m * depth * bytes_ > second_cache:
-        cost += _FAR_SPLAT * m * k * -(-vectors // tile.vectors)
-    if aliased and not rows_packed:
-        cost += _ALIASED_PENALTY * multiply_adds
-    # results wait in memory between blocks: those of a panel, or all
-    waiting = m * (n * bytes_ if order == "streams" else row_bytes)
-    cost += (blocks - 1) * m * vectors * (_WAITING if waiting <= first_cache // 2 else 2 * _FAR)
-    if packing != "none":
-        jump = _FAR_JUMP * (packing == "copy" and _is_apart(columns, row_bytes, bytes_))
-        each = _FAR + jump + 3 + (_COMPUTED if columns.is_computed else 0)
-        if packing == "transpose":
-            each += lanes.bit_length() - 1
-        elif columns.free_stride != 1:
-            each += lanes
-        cost += each * k * vectors
-    if rows_packed:
-        cost += k * panel_rows * (3 + (tile.rows * _COMPUTED if rows.is_computed else 0))
-    return Blocking("outer", swapped, lanes, tile, depth, packing, rows_packed, order, cost)
+    # What a panel is like
+
+    def _row_bytes(self, tile: Tile) -> int:
+        return tile.vectors * self.lanes * self.bytes
+
+    def _is_apart(self, row_bytes: int) -> bool:
+        """True where the rows of a panel, read in place, lie far apart."""
+        far = _FAR_ROW if row_bytes >= _LINES_TOGETHER else _FAR_ROW // 4
+        return self.gap is None or self.gap * self.bytes > far
+
+    def _steps_that_stay(self, row_bytes: int, packing: Packing) -> int:
+        """How many rows of a panel stay in the first cache beside what else is read.
+
+        Read in place, rows whose distance has a large divisor in common with a cache's way share its sets.
+        """
+        spacing = row_bytes
+        if packing == "none" and self.gap is not None:
+            spacing = max(spacing, math.gcd(self.gap * self.bytes, _PAGE))
+        return self.first_cache // 2 // spacing
+
+    # What a blocking costs, in slots
+
+    def _cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows_packed: bool) -> float:
+        m, n, k, vectors, bytes_ = self.m, self.n, self.k, self.vectors, self.bytes
+        row_bytes = self._row_bytes(tile)
+        panels, panel_rows = -(-vectors // tile.vectors), -(-m // tile.rows)
+        blocks = -(-k // depth) if depth else 1
+        apart = self._is_apart(row_bytes)
+        cost = self._tiles_cost(tile, packing, order, depth, rows_packed)
+        if packing == "none":
+            if apart and order == "panels" and panel_rows > 1:
+                narrow = row_bytes < _LINES_TOGETHER
+                cost += (_NARROW_PENALTY if narrow else _FAR_PENALTY) * m * vectors * k
+        else:
+            each = _FAR + 3 + _COMPUTED * self.columns.is_computed
+            if packing == "transpose":
+                each += self.lanes.bit_length() - 1
+            else:
+                each += _FAR_JUMP * apart + (0 if self.columns.free_stride == 1 else self.lanes)
+            cost += each * k * vectors
+        if k * n * bytes_ > self.second_cache:  # columns come from memory once
+            jumps = self.far_gap and packing != "transpose" and order != "streams"
+            cost += k * vectors * (_JUMPING if jumps else _STREAMING)
+        # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
+        if depth < k and depth * bytes_ < _FORESEEN and m * depth * bytes_ > self.second_cache:
+            cost += _FAR_SPLAT * m * k * panels
+        if self.rows_jump and m * k * bytes_ > self.second_cache:
+            cost += _JUMPING * k * panel_rows * (1 if rows_packed else panels)
+        if self.aliased and not rows_packed:
+            cost += _ALIASED_PENALTY * m * vectors * k
+        if rows_packed:
+            cost += k * panel_rows * (3 + tile.rows * _COMPUTED * self.rows.is_computed)
+        if self.accesses * m * n * bytes_ > self.second_cache:  # results come from memory
+            cost += _FAR_RESULT * max(0.0, _BEST_RESULT_ROW / row_bytes - 1) * self.accesses * m * vectors
+        # results wait in memory between blocks: those of a panel, or all
+        waiting = m * (n * bytes_ if order == "streams" else row_bytes)
+        each_waits = _WAITING if waiting <= self.first_cache // 2 else 2 * _FAR
+        return cost + (blocks - 1) * m * vectors * each_waits
+
+    def _tiles_cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows_packed: bool) -> float:
+        """All tiles' loops and stores."""
+        load, splat = self._load(tile, packing, order, depth), self._splat(tile, depth, rows_packed)
+        scattered = self.swapped and self.m > 1
+        store = _SCATTER * self.lanes * self.accesses if scattered else _STORE
+        overhead = _TILE_OVERHEAD * (-(-self.k // depth) if depth else 1)
+        chained = (_CHAINS + 1) / tile.chains
+        cost = 0.0
+        for tiles_m, mr in _parts(self.m, tile.rows):
+            for tiles_n, nv in _parts(self.vectors, tile.vectors):
+                loads, sums = nv * load + mr * splat, max(mr * nv, chained)
+                step = max(loads, sums, _issue(mr, nv, self.fused)) + _OVERLAP * min(loads, sums)
+                cost += tiles_m * tiles_n * (self.k * step + overhead + mr * nv * store)
+        return cost
+
+    def _load(self, tile: Tile, packing: Packing, order: Order, depth: int) -> float:
+        """Of a vector: from the second cache for the first tile of rows, for others where it stays in the first."""
+        row_bytes, panel_rows = self._row_bytes(tile), -(-self.m // tile.rows)
+        if order == "rows":
+            stays = self.k * self.n * self.bytes <= self.first_cache // 2
+        else:
+            stays = depth <= self._steps_that_stay(row_bytes, packing)
+        in_place = packing == "none"
+        far = _FAR + _FAR_JUMP * (in_place and self._is_apart(row_bytes))
+        load = (far + (panel_rows - 1) * (1.0 if stays else far)) / panel_rows if panel_rows else far
+        if in_place:
+            load += _COMPUTED * self.columns.is_computed
+            if self.columns.free_stride != 1 and self.lanes > 1:
+                load += self.lanes
+        return load
+
+    def _splat(self, tile: Tile, depth: int, rows_packed: bool) -> float:
+        """Two loads come a cycle, or one vector as wide as a line: its slot is a whole cycle, others' are half."""
+        splat = 0.5 if self.lanes * self.bytes >= _LINE else 1.0
+        if tile.rows * depth * self.bytes > self.first_cache // 2:
+            splat += 0.5
+        return splat + _COMPUTED * (self.rows.is_computed and not rows_packed)
 
 
 # ----------------------------------------------------------------------------------------------------------- dot form
@@ -339,7 +351,9 @@ def _dot(product: Product, target: Target, widest: int) -> Blocking:
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
-            if cells > max(16, lanes) or cells + nr > _free_registers(target):
+            if cells > max(16, lanes) or cells + nr > _free_registers(
+                target, target.is_native("fma", product.dtype)
+            ):
                 continue
             # a tile's rows stay in the first cache, or at least all rows in the second, or neither
             load = 1.0 if (mr + nr) * k * bytes_ <= first_cache else _FAR

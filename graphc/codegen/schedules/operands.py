@@ -25,11 +25,11 @@ class Side:
     free: tuple[int, ...]
     summed: tuple[int, ...]
 
-    @property
+    @cached_property
     def extent(self) -> int:
         return self.value.shape[self.free[-1]] if self.free else 1
 
-    @property
+    @cached_property
     def outer_extents(self) -> tuple[int, ...]:
         return tuple(self.value.shape[d] for d in self.free[:-1])
 
@@ -37,12 +37,12 @@ class Side:
     def strides(self) -> tuple[int | None, ...]:
         return memory_strides(self.value)
 
-    @property
+    @cached_property
     def free_stride(self) -> int | None:
         """Elements in memory from one index of the tiled dimension to the next; `None` where it isn't one number."""
         return self.strides[self.free[-1]] if self.free else None
 
-    @property
+    @cached_property
     def summed_stride(self) -> int | None:
         """The same along the last summed dimension."""
         return self.strides[self.summed[-1]] if self.summed else None
@@ -80,19 +80,19 @@ class Product:
     accesses: int = 1  # arrays of the result's shape that the epilogue reads or writes
     sums_rows: bool = False  # the region has by-products, which are summed over the left operand's dimensions
 
-    @property
+    @cached_property
     def dtype(self) -> DType:
         return self.result.dtype
 
-    @property
+    @cached_property
     def batches(self) -> tuple[int, ...]:
         return tuple(self.left.value.shape[d] for d in self.left.batch)
 
-    @property
+    @cached_property
     def sums(self) -> tuple[int, ...]:
         return tuple(self.left.value.shape[d] for d in self.left.summed)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """How many products are summed for an element of the result."""
         return math.prod(self.sums)

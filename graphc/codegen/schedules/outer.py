@@ -31,7 +31,7 @@ from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 _LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
-_AHEAD = 8  # steps of the sum between a prefetch and the load
+_AHEAD = 4  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
 
