@@ -1,4 +1,4 @@
-"""What a call costs around the machine code: a tiny program's calls against an empty C call, and `fit` against its bare steps."""
+"""What a call costs around the machine code: tiny programs against an empty C call, and `fit` against its bare steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import _harness
 if __name__ == "__main__":
     _harness.one_thread()
 
+import argparse
 import ctypes
 import statistics
 import time
@@ -21,26 +22,23 @@ from graphc.callbacks import Run
 from graphc.codegen.loader import load_object
 from graphc.codegen.object import compile_object
 from graphc.codegen.target import host_target
+from graphc.runtime.executable import aligned_empty
 
 Call = Callable[[], object]
 
 _SIDE = 8
-_ROWS, _BATCH, _EPOCHS = 1792, 32, 60  # as many rows as the digits of scikit-learn, in full batches
+_ROWS, _BATCH, _EPOCHS = 1792, 32, 100  # as many rows as the digits of scikit-learn have, in full batches
+FIT = f"fit, MLP 64-128-128-10, batch {_BATCH}, momentum"
 
 
 def empty_call() -> Call:
-    """A C function of four pointers that returns at once, called through ctypes with arguments that are made before."""
+    """A C function of four pointers that returns at once, by the quickest way through ctypes: arguments made before."""
     text = "define i32 @empty(ptr %a, ptr %b, ptr %c, ptr %d) nounwind { ret i32 0 }"
     loaded = load_object(compile_object(text, host_target()))
-    function = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)(loaded.address("empty"))
-    memory = np.zeros(64, np.float32)
-    address = ctypes.c_void_p(memory.ctypes.data)
-
-    def call() -> object:
-        return function(address, address, address, None)
-
-    call.__dict__["keep"] = (loaded, memory)
-    return call
+    function = ctypes.CFUNCTYPE(ctypes.c_int32)(loaded.address("empty"))
+    pointer = ctypes.byref(ctypes.c_size_t())
+    function.__dict__["keep"] = loaded
+    return partial(function, pointer, pointer, pointer, None)
 
 
 def updates(count: int) -> Callable[..., list]:
@@ -60,7 +58,9 @@ def double(x):  # type: ignore[no-untyped-def]
     return x + x
 
 
-CASES: tuple[tuple[str, Callable, int, int], ...] = (  # a function, its arguments, the first of which are donated
+CASES: tuple[
+    tuple[str, Callable, int, int], ...
+] = (  # a function, its arguments, the first of which are donated
     ("x + x, 1 argument", double, 1, 0),
     ("a @ b, 2 arguments", product, 2, 0),
     ("p - g, 4 arguments, 2 donated", updates(4), 4, 2),
@@ -99,7 +99,7 @@ def jax_side(fn: Callable, arrays: Sequence[np.ndarray], donated: int) -> Call:
     return run
 
 
-def torch_side(fn: Callable, arrays: Sequence[np.ndarray], donated: int) -> Call:
+def torch_side(fn: Callable, arrays: Sequence[np.ndarray]) -> Call:
     """A compiled function on tensors, without gradients."""
     import torch
 
@@ -114,56 +114,75 @@ def torch_side(fn: Callable, arrays: Sequence[np.ndarray], donated: int) -> Call
     return run
 
 
-def call_rows(options: object, only: str, seconds: float, torch: bool) -> list[_harness.Row]:
+def call_rows(options: argparse.Namespace) -> list[_harness.Row]:
     """Nanoseconds a call, for every way to call each case."""
     empty = empty_call()
     rows: list[_harness.Row] = []
     for name, fn, count, donated in CASES:
-        if only not in name:
+        if options.only not in name:
             continue
         rng = np.random.default_rng(0)
         arrays = [rng.random((_SIDE, _SIDE), np.float32) for _ in range(count)]
-        names = [f"x{i}" for i in range(count)]
         graph = graphc.trace(fn, *arrays, name="tiny")
-        compiled = graphc.compile(graph, donate=[graph.input_names[i] for i in range(donated)])
-        del names
-        sides: dict[str, Call] = {
-            "empty": empty,
-            "bound": compiled.bind(*(a.copy() for a in arrays)),
-            "flat": partial(compiled.flat, *(a.copy() for a in arrays)),
-            "call": partial(compiled, *(a.copy() for a in arrays)),
-            "numpy": numpy_side(fn, [a.copy() for a in arrays], donated),
+        compiled = graphc.compile(graph, donate=graph.input_names[:donated])
+        wanted = graphc.interpret(graph, arrays)
+        ways: dict[str, Callable] = {
+            "executable": compiled._program.executable,
+            "flat": compiled.flat,
+            "call": compiled,
         }
+        sides: dict[str, Call] = {"empty": empty}
+        for way, run in ways.items():
+            own = [a.copy() for a in arrays]
+            results = run(*own)
+            check(way, results if isinstance(results, (list, tuple)) else [results], wanted)
+            sides[way] = partial(run, *own)
+        sides["bound"] = compiled.bind(*(a.copy() for a in arrays))
+        sides["numpy"] = numpy_side(fn, [a.copy() for a in arrays], donated)
         if _harness.installed("jax"):
             sides["jax"] = jax_side(fn, arrays, donated)
-        if torch and _harness.installed("torch"):
-            sides["torch_compile"] = torch_side(fn, arrays, donated)
-        middle = _harness.medians(_harness.in_turns(sides, seconds))
+        if options.torch and _harness.installed("torch"):
+            sides["torch_compile"] = torch_side(fn, arrays)
+        middle = _harness.medians(_harness.in_turns(sides, options.seconds))
         row: _harness.Row = {"case": name}
-        for side in ("empty", "bound", "flat", "call", "numpy", "jax", "torch_compile"):
+        for side in ("empty", "bound", *ways, "numpy", "jax", "torch_compile"):
             row[f"{side}_ns"] = middle[side] * 1e9 if side in middle else None
         rows.append(row)
-        _harness.progress(f"{name}: a bound call {middle['bound'] / middle['empty']:.2f} empty ones")
+        _harness.progress(f"{name}: a bound call takes {middle['bound'] / middle['empty']:.2f} empty ones")
     return rows
+
+
+def check(side: str, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
+    """Raises where a result is wrong: a fast wrong answer is not timed."""
+    for a, b in zip(found, wanted, strict=True):
+        if not np.allclose(a, b, rtol=1e-5):
+            raise ValueError(f"{side}: expected {b}, got {a}")
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A copy in memory like `fit`'s own."""
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 class _BareSteps:
     """A callback that times bare native steps between epochs, so that both see the same machine."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    def __init__(self, x: np.ndarray, y: np.ndarray, optimizer: optim.Optimizer) -> None:
         self.bare: list[float] = []
         self.epochs: list[float] = []
-        self._batch = x[:_BATCH].copy(), y[:_BATCH].copy()
-        self._optimizer, self._model = optimizer, model
+        self._batch = aligned_copy(x[:_BATCH]), aligned_copy(y[:_BATCH])
+        self._optimizer = optimizer
         self._bound: Call | None = None
         self._left = 0.0
 
     def __call__(self, run: Run) -> None:
         entered = time.perf_counter()
         if self._bound is None:
-            params = {name: array.copy() for name, array in run.params.items()}
-            state = self._optimizer.init(params)
-            rate = np.zeros((), np.float32)  # weights that stay, so that the numbers do
+            params = {name: aligned_copy(array) for name, array in run.params.items()}
+            state = {name: aligned_copy(array) for name, array in self._optimizer.init(params).items()}
+            rate = np.zeros((), np.float32)  # the weights stay what they are
             assert run.history.step is not None
             self._bound = run.history.step.bind(params, {}, state, rate, *self._batch)
         else:
@@ -183,7 +202,7 @@ def fit_row() -> _harness.Row:
     y = rng.integers(0, 10, _ROWS)
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer = optim.SGD(0.01, momentum=0.9)
-    watcher = _BareSteps(x, y.astype(np.int32), model, optimizer)
+    watcher = _BareSteps(x, y.astype(np.int32), optimizer)
     graphc.fit(
         model, (x, y), loss=nn.cross_entropy, optimizer=optimizer, epochs=_EPOCHS, batch_size=_BATCH,
         callbacks=[watcher], progress=False,
@@ -191,7 +210,7 @@ def fit_row() -> _harness.Row:
     steps = _ROWS // _BATCH
     epoch, bare = statistics.median(watcher.epochs), statistics.median(watcher.bare)
     return {
-        "model": f"MLP 64-128-128-10, batch {_BATCH}, momentum",
+        "case": FIT,
         "steps": steps,
         "epoch_us": epoch * 1e6,
         "bare_steps_us": bare * 1e6,
@@ -200,6 +219,22 @@ def fit_row() -> _harness.Row:
     }
 
 
+def main() -> None:
+    parser = _harness.arguments(__doc__ or "", 0.3)
+    parser.add_argument(
+        "--torch", action="store_true", help="time torch.compile too, which takes long to compile"
+    )
+    options = parser.parse_args()
+    for name in sorted({"jax", "torch"} - set(_harness.installed("jax", "torch"))):
+        _harness.progress(f"{name} is not installed: not compared")
+    calls = call_rows(options)
+    steps = [fit_row()] if options.only in FIT else []
+    for rows in (calls, steps):
+        if rows:
+            _harness.print_table(rows, options.markdown)
+            print()
+    _harness.finish([*calls, *steps], options, [_harness.machine()])
+
+
 if __name__ == "__main__":
-    for r in call_rows(None, "", 0.3, False): print(r)
-    print(fit_row())
+    main()

@@ -18,7 +18,9 @@ from graphc.errors import ArgumentError
 
 Kind = Literal["leaf", "none", "dict", "list", "tuple", "namedtuple"]
 
-_PLAIN = frozenset({np.ndarray, np.float32, np.float64, np.int32, float, int, bool})  # known to be leaves at a glance
+_PLAIN = frozenset(
+    {np.ndarray, np.float32, np.float64, np.int32, float, int, bool}
+)  # known to be leaves at a glance
 
 
 @dataclass(frozen=True)

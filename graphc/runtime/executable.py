@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from functools import partial
 from math import prod
 from operator import add, le
@@ -22,7 +22,7 @@ from graphc.runtime.abi import STATUS, ArrayInfo, ProgramInfo
 
 _ALIGNMENT = 64
 _BYTE = np.dtype(np.uint8)
-_USABLE = 0x101  # the bits of `ndarray.flags.num` for contiguous and aligned; `flags.carray` is these and writable
+_USABLE = 0x101  # contiguous and aligned, in `flags.num` of an array; `flags.carray` is these and writable
 
 
 def _address_by_protocol(array: np.ndarray) -> int:
@@ -38,7 +38,7 @@ def _quick_address() -> Callable[[np.ndarray], int]:
     if sys.implementation.name != "cpython":
         return _address_by_protocol
     # as in C: all of memory is an array of words, and the field's word is as far behind the object as the head is long
-    words = ctypes.cast(object.__basicsize__, ctypes.POINTER(ctypes.c_size_t))
+    words = cast("Sequence[int]", ctypes.cast(object.__basicsize__, ctypes.POINTER(ctypes.c_size_t)))
     shift = ctypes.sizeof(ctypes.c_size_t).bit_length() - 1
 
     def address(array: np.ndarray) -> int:
@@ -59,7 +59,8 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
     """
     kind = np.dtype(dtype)
     raw = np.empty(prod(shape) * kind.itemsize + _ALIGNMENT, _BYTE)
-    return np.ndarray(tuple(shape), kind, raw, -_address(raw) % _ALIGNMENT)
+    array: np.ndarray = np.ndarray(tuple(shape), kind, raw, -_address(raw) % _ALIGNMENT)
+    return array
 
 
 class _Frame:
@@ -67,14 +68,15 @@ class _Frame:
 
     def __init__(self, entry: Callable[..., int], info: ProgramInfo) -> None:
         inputs, outputs = len(info.inputs), len(info.outputs)
-        self.pointers = (ctypes.c_void_p * (inputs + outputs + 1))()  # one more, so that no block is empty
+        block = (ctypes.c_void_p * (inputs + outputs + 1))()  # one more, so that none is empty
+        self.pointers = cast("MutableSequence[int]", block)
         workspace = aligned_empty((max(info.workspace_bytes, 1),), _BYTE)
         # References are what ctypes passes on quickest, and they keep what they point to.
         self.call = partial(
             entry,
-            ctypes.byref(self.pointers),
-            ctypes.byref(self.pointers, inputs * ctypes.sizeof(ctypes.c_void_p)),
-            ctypes.byref(ctypes.c_char.from_buffer(workspace)),
+            ctypes.byref(block),
+            ctypes.byref(block, inputs * ctypes.sizeof(ctypes.c_void_p)),
+            ctypes.byref(ctypes.c_char.from_buffer(workspace.data)),
             None,
         )
 
@@ -95,10 +97,14 @@ class Executable:
         self._donated = {i for i, _ in info.donated}
         kinds = [np.dtype(a.dtype) for a in info.inputs]
         self._wanted = [
-            (kind, a.shape, i in self._donated) for i, (kind, a) in enumerate(zip(kinds, info.inputs, strict=True))
+            (kind, a.shape, i in self._donated)
+            for i, (kind, a) in enumerate(zip(kinds, info.inputs, strict=True))
         ]
-        self._input_bytes = [prod(a.shape) * kind.itemsize for kind, a in zip(kinds, info.inputs, strict=True)]
-        self._made: list[tuple[int | None, int, tuple[int, ...], np.dtype]] = []  # donors, or what is allocated
+        self._input_bytes = [
+            prod(a.shape) * kind.itemsize for kind, a in zip(kinds, info.inputs, strict=True)
+        ]
+        # of each output: its donor, or else how many bytes to allocate, and as what
+        self._made: list[tuple[int | None, int, tuple[int, ...], np.dtype]] = []
         for j, a in enumerate(info.outputs):
             kind = np.dtype(a.dtype)
             room = prod(a.shape) * kind.itemsize + _ALIGNMENT
@@ -136,7 +142,7 @@ class Executable:
             addresses += map(_address, targets)
         frame = _Frame(self._entry, self.info)
         frame.pointers[: len(addresses)] = addresses
-        return Bound(self.info.name, self, frame.call, inputs, targets)
+        return Bound(self.info.name, self, frame.call, list(inputs), targets)
 
     def _accepted(self, arrays: tuple[object, ...], copy: bool) -> tuple[Sequence[np.ndarray], list[int]]:
         """The arrays to call the program with, and their addresses (to which `_outputs_for` adds those of the outputs)."""
