@@ -11,7 +11,7 @@ import graphc
 from graphc import f32
 from graphc.frontend import activations
 from graphc.frontend.array import Array
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
 from graphc.ir.parser import parse
 from graphc.ir.verify import verify
@@ -70,8 +70,9 @@ LEFT = {
         "%c = const 2.0\n%a = tanh %x\n%b = cos %x\n%0 = mul %c, %a {diagonal}\n%1 = mul %0, %b {diagonal}\n"
         "%2 = sub %1, %d\nreturn %2"
     ),
-    "a factor that depends on the cotangent": (
-        "%a = tanh %d\n%b = cos %x\n%0 = mul %d, %a {diagonal}\n%1 = mul %0, %b {diagonal}\nreturn %1"
+    "a factor of the backward pass": (
+        "%p = mul %d, %x {diagonal}\n%a = tanh %p\n%b = cos %x\n%0 = mul %w, %a {diagonal}\n"
+        "%1 = mul %0, %b {diagonal}\nreturn %1"
     ),
     "cotangents that differ": (
         "%a = tanh %x\n%b = cos %x\n%0 = mul %d, %a {diagonal}\n%1 = mul %w, %b {diagonal}\n%2 = add %0, %1\nreturn %2"
@@ -105,6 +106,20 @@ def test_an_inner_product_that_is_an_output_stays_one() -> None:
         "%a = tanh %x\n%b = cos %x\n%0 = mul %d, %a {diagonal}\n%1 = mul %0, %b {diagonal}\nreturn %0, %1", 2
     )
     assert gather_diagonals(before) is before
+
+
+def test_a_chain_of_any_length_is_gathered_in_pieces() -> None:
+    build = Builder()
+    x, u = build.input(f32[2, 2], "x"), build.input(f32[2, 2], "u")
+    d = build.contract(u, u, axes=((1,), (0,)), batch=((), ()))
+    h = x
+    for _ in range(3000):
+        h = build.sin(h)
+        d = build.mul(d, build.cos(h), diagonal=True)
+    after = gather_diagonals(build.graph("long", [d], "differentiated"))
+    verify(after)
+    marked = [n for n in after.nodes if "diagonal" in n.attrs]
+    assert len(marked) == 94  # 3000 / 32
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -162,6 +177,6 @@ def test_fewer_arrays_are_stored_between_the_kernels(
         return sum(len(n.results) for n in fused.nodes if n.op.name == "fused") - len(fused.outputs)
 
     after = stored()
-    monkeypatch.setattr("graphc.passes.simplify.gather_diagonals", lambda g: g)
+    monkeypatch.setattr("graphc.passes.simplify.gather_diagonals", lambda g, rules: g)
     monkeypatch.setattr("graphc.compiler._PROGRAMS", {})
     assert stored() - after == saved

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import ops
-from graphc.ir.graph import Builder, Graph, Node, Value
+from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType
-from graphc.passes.rewrite import splat_of
+from graphc.passes.rewrite import Rewrite, Rewriter, splat_of
 
 Range = tuple[float, float]
-_LOOKED_AT = 64  # nodes on the way from a factor to the cotangent; longer ways are not gathered
+_LOOKED_AT = 64  # nodes in a row, for the range of the last one
+_MOST = (
+    32  # values in one diagonal; a longer chain gets several, so that its length costs no more than itself
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,11 @@ class _Diagonal:
     """A diagonal that a cotangent is to be multiplied with: a value, or the product or sum of two of them."""
 
     cotangent: Value
-    range: Range
     value: Value | None = None
     parts: tuple[_Diagonal, ...] = ()
     sums: bool = False
+    range: Range = (-math.inf, math.inf)  # of a product or sum
+    size: int = 1  # how many values
 
     def values(self) -> Iterator[Value]:
         if self.value is not None:
@@ -42,12 +46,14 @@ class _Diagonal:
             yield from part.values()
 
 
-def gather_diagonals(graph: Graph) -> Graph:
+def gather_diagonals(graph: Graph, rules: Sequence[Rewrite] = ()) -> Graph:
     """(d ⊙ a) ⊙ b = d ⊙ (a ⊙ b) and d ⊙ a + d ⊙ b = d ⊙ (a + b), for marked products with a cotangent d.
 
     Only where that leaves fewer arrays to store for d's sake, and where the gathered diagonal can't overflow while a and b
     are finite: 0 · inf would turn a zero into NaN. Products are rounded in another order, so the last bits can change.
+    What is built is offered to `rules`.
 
+    >>> from graphc.ir.graph import Builder
     >>> from graphc.ir.types import f32
     >>> build = Builder()
     >>> x, w = build.input(f32[2, 2], "x"), build.input(f32[2, 2], "w")
@@ -67,7 +73,7 @@ def gather_diagonals(graph: Graph) -> Graph:
     gathered = _Search(graph).found
     if not gathered:
         return graph
-    build = Builder()
+    build = Rewriter(rules)
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
 
     def built(diagonal: _Diagonal) -> Value:
@@ -89,22 +95,35 @@ def gather_diagonals(graph: Graph) -> Graph:
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 
+def _is_marked(node: Node) -> bool:
+    return node.op is pointwise.mul and "diagonal" in node.attrs
+
+
+def _may_join(node: Node) -> bool:
+    """A marked product of a marked product, or a sum of two: most graphs have none, which is seen at once."""
+    marked = [_is_marked(v.node) for v in node.operands]
+    return (_is_marked(node) and marked[0]) or (node.op is pointwise.add and all(marked))
+
+
 class _Search:
     """Finds the products and sums to replace: `found` maps the last node of each to its diagonal."""
 
     def __init__(self, graph: Graph) -> None:
         self.found: dict[Node, _Diagonal] = {}
-        if sum("diagonal" in node.attrs for node in graph.nodes) < 2:
+        if not any(map(_may_join, graph.nodes)):
             return
         self._outputs = set(graph.outputs)
+        self._ranges: dict[Value, Range] = {}
         self._readers: dict[Value, list[Node]] = defaultdict(list)
         for node in graph.nodes:
             for operand in node.operands:
                 self._readers[operand].append(node)
-        self._ranges: dict[Value, Range] = {}
+        # what is computed from marked products is no value of the forward pass, which alone stores early
+        self._behind: set[Node] = set()
         diagonals: dict[Value, _Diagonal] = {}
         for node in graph.nodes:
-            self._ranges.update((v, self._range(node, v.dtype)) for v in node.results if v.dtype.is_float)
+            if _is_marked(node) or any(v.node in self._behind for v in node.operands):
+                self._behind.add(node)
             diagonal = self._diagonal(node, diagonals)
             if diagonal is not None:
                 diagonals[node.results[0]] = diagonal
@@ -115,9 +134,9 @@ class _Search:
 
     def _diagonal(self, node: Node, known: dict[Value, _Diagonal]) -> _Diagonal | None:
         """The node as a cotangent times a diagonal."""
-        if node.op is pointwise.mul and "diagonal" in node.attrs:
+        if _is_marked(node):
             cotangent, value = node.operands
-            factor = _Diagonal(cotangent, self._range_of(value), value)
+            factor = _Diagonal(cotangent, value)
             inner = known.get(cotangent) if self._only_reader(cotangent) else None
             return (inner and self._joined(inner, factor, sums=False)) or factor
         if node.op is pointwise.add:
@@ -127,14 +146,16 @@ class _Search:
         return None
 
     def _joined(self, first: _Diagonal, second: _Diagonal, sums: bool) -> _Diagonal | None:
-        if sums and first.cotangent != second.cotangent:
+        size = first.size + second.size
+        if (sums and first.cotangent != second.cotangent) or size > _MOST:
             return None
-        joined = (_added if sums else _multiplied)(first.range, second.range)
+        ranges = (d.range if d.value is None else self._range(d.value) for d in (first, second))
+        joined = (_added if sums else _multiplied)(*ranges)
         # half a unit in the last place above the largest number still rounds to it
         limit = _largest(first.cotangent.dtype) * (1 + 2.0**-25)
         if not -limit <= joined[0] <= joined[1] <= limit:
             return None
-        return _Diagonal(first.cotangent, joined, None, (first, second), sums)
+        return _Diagonal(first.cotangent, None, (first, second), sums, joined, size)
 
     def _only_reader(self, value: Value) -> bool:
         return len(self._readers[value]) == 1 and value not in self._outputs
@@ -144,7 +165,7 @@ class _Search:
         if splat_of(diagonal.cotangent) is not None:
             return False
         values = dict.fromkeys(v for v in diagonal.values() if splat_of(v) is None)
-        if any(self._depends(v, diagonal.cotangent) for v in values):
+        if any(v.node in self._behind for v in values):
             return False
         return sum(map(self._kept_for_this, values)) > 1
 
@@ -157,34 +178,22 @@ class _Search:
             and all("pointwise" in reader.op.traits for reader in self._readers[value])
         )
 
-    def _depends(self, value: Value, on: Value) -> bool:
-        """Whether a value is computed from another one, by way of pointwise ops and views; in doubt, true."""
-        seen = {value}
-        waiting = [value]
-        while waiting:
-            here = waiting.pop()
-            if here == on or len(seen) > _LOOKED_AT:
-                return True
-            if here.node.op.traits & {"pointwise", "view"}:
-                more = [v for v in here.node.operands if v not in seen]
-                seen.update(more)
-                waiting += more
-        return False
-
     # ------------------------------------------------------------------------------------------------------ ranges
 
-    def _range_of(self, value: Value) -> Range:
-        largest = _largest(value.dtype)
-        return self._ranges.get(value, (-largest, largest))
+    def _range(self, value: Value, depth: int = 0) -> Range:
+        """Bounds of a value where it is finite, and its operands are."""
+        if value not in self._ranges:
+            largest = _largest(value.dtype)
+            self._ranges[value] = (-largest, largest)
+            if depth < _LOOKED_AT and value.dtype.is_float:
+                low, high = self._unrounded_range(value.node, -largest, largest, depth + 1)
+                self._ranges[value] = max(low, -largest), min(high, largest)
+        return self._ranges[value]
 
-    def _range(self, node: Node, dtype: DType) -> Range:
-        """Bounds of the finite results of a node with finite operands."""
-        largest = _largest(dtype)
-        low, high = self._unrounded_range(node, -largest, largest)
-        return max(low, -largest), min(high, largest)
-
-    def _unrounded_range(self, node: Node, low: float, high: float) -> Range:
-        operands = [self._range_of(v) if v.dtype.is_float else (low, high) for v in node.operands]
+    def _unrounded_range(self, node: Node, low: float, high: float, depth: int) -> Range:
+        if not node.op.traits & {"pointwise", "view", "leaf"}:
+            return low, high
+        operands = [self._range(v, depth) for v in node.operands]
         match node.op, operands:
             case ops.const, []:
                 number = splat_of(node.results[0])

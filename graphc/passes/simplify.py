@@ -426,6 +426,4 @@ def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:
       return %x
     }
     """
-    simple = apply(graph, RULES, fired)
-    gathered = gather_diagonals(simple)
-    return simple if gathered is simple else apply(gathered, RULES, fired)
+    return gather_diagonals(apply(graph, RULES, fired), RULES)
