@@ -182,12 +182,16 @@ def progress(text: str) -> None:
 
 def show(rows: Sequence[Row], options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
     """The rows as a table on standard output, and as JSON where that is asked for."""
-    if not rows:
-        print(f"no case matches {options.only!r}")
-        return
+    if rows:
+        print_table(rows, options.markdown)
+    finish(rows, options, notes)
+
+
+def print_table(rows: Sequence[Row], markdown: bool) -> None:
+    """Rows that have the same names, as a table on standard output."""
     names = [name for name in rows[0] if not isinstance(rows[0][name], dict)]
     cells = [[_cell(row[name]) for name in names] for row in rows]
-    if options.markdown:
+    if markdown:
         print("| " + " | ".join(names) + " |")
         print("|" + "---|" * len(names))
         for line in cells:
@@ -196,6 +200,13 @@ def show(rows: Sequence[Row], options: argparse.Namespace, notes: Sequence[str] 
         widths = [max(len(names[i]), *(len(line[i]) for line in cells)) for i in range(len(names))]
         for line in [names, *cells]:
             print("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)))
+
+
+def finish(rows: Sequence[Row], options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+    """The notes below the tables, and rows and notes as JSON where that is asked for."""
+    if not rows:
+        print(f"no case matches {options.only!r}")
+        return
     for note in notes:
         print(note)
     if options.json is not None:

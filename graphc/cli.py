@@ -30,7 +30,7 @@ from graphc.ir.files import load_graph, save_graph, write_atomically
 from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.opdef import OpDef
-from graphc.ir.opdocs import entry, kind_of
+from graphc.ir.opdocs import entry, formula, kind_of
 from graphc.ir.ops import REGISTRY
 from graphc.ir.parser import parse
 from graphc.ir.types import DTYPES
@@ -39,6 +39,8 @@ from graphc.passes.manager import PASSES, PassRun, format_pipeline, parse_pipeli
 from graphc.runtime.object_cache import ObjectCache
 
 USAGE, FAILED, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # the last two as a shell reports the signals
+
+_SHOWN_OF_KEY = -52  # all but this: the program's name and twelve digits of the digest
 
 _OPT_EXAMPLES = """\
 examples:
@@ -111,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_opt(commands)
     _add_run(commands)
     ops = commands.add_parser(
-        "ops", help="list the ops, or explain one", description="The table of ops, or one op."
+        "ops",
+        help="list the ops, or explain one",
+        description="The table of ops: what graphs are made of. With a name, all about that op: its value, derivative, "
+        "attributes and data types.",
     )
     ops.add_argument("name", nargs="?", metavar="NAME", help="the op to explain")
     ops.set_defaults(command=_ops)
@@ -125,11 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     objects = commands.add_parser(
         "cache",
         help="show or clear the object cache",
-        description="Compiled programs are kept on disk, so that a later process need not compile them again. GRAPHC_CACHE "
-        "names another folder, or turns the cache off.",
+        description="Compiled programs are kept on disk, so that a later process need not compile them again. Without "
+        "options: where, how many, how many bytes. GRAPHC_CACHE names another folder or, as 'off', turns the cache off; "
+        "GRAPHC_CACHE_BYTES limits its size. Clearing it at any time is safe.",
     )
-    objects.add_argument("--list", action="store_true", help="list the entries, the last used first")
-    objects.add_argument("--clear", action="store_true", help="remove all entries")
+    action = objects.add_mutually_exclusive_group()
+    action.add_argument(
+        "--list", action="store_true", help="list the entries, the last used first: program, last use, size"
+    )
+    action.add_argument("--clear", action="store_true", help="remove all entries")
     objects.set_defaults(command=_cache)
     return parser
 
@@ -375,7 +384,7 @@ def _ops(arguments: argparse.Namespace) -> int:
 
 def _row(op: OpDef) -> tuple[str, str, str, str, str]:
     derivative = "diagonal" if op.diagonal else "adjoint" if op.adjoint is not None else "none"
-    meaning = op.doc.splitlines()[0] if op.doc else ""
+    meaning = op.doc.splitlines()[0] if op.doc else formula(op)
     return op.name, kind_of(op).lower(), " ".join(t.name for t in op.dtypes), derivative, meaning
 
 
@@ -420,22 +429,32 @@ def _cache(arguments: argparse.Namespace) -> int:
     objects = object_cache()
     if arguments.clear:
         count, size = objects.clear()
-        print(f"removed {count} {'entry' if count == 1 else 'entries'}, {_size(size)}")
+        print(f"removed {_entries(count)}, {_size(size)}")
         return 0
     print(_cache_line(objects))
     if arguments.list:
-        for entry_ in objects.entries():
-            used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry_.used))
-            print(f"{entry_.key[:16]}  {used}  {_size(entry_.bytes):>9}")
+        entries = objects.entries()
+        names = [e.key[:_SHOWN_OF_KEY] for e in entries]
+        width = max(map(len, names), default=0)
+        for name, e in zip(names, entries, strict=True):
+            used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(e.used))
+            print(f"{name:<{width}}  {used}  {_size(e.bytes):>9}")
     return 0
 
 
 def _cache_line(objects: ObjectCache) -> str:
     if objects.folder is None:
         return "off"
+    reason = objects.why_unused()
+    if reason is not None:
+        return f"{objects.folder}: not used: {reason}"
     entries = objects.entries()
-    held = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {_size(sum(e.bytes for e in entries))}"
+    held = f"{_entries(len(entries))}, {_size(sum(e.bytes for e in entries))}"
     return f"{objects.folder}: {held} of at most {_size(objects.limit)}"
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _size(count: int) -> str:

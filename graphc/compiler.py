@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.config import config
-from graphc.errors import ArgumentError, ArtifactError, DTypeError, ShapeError, TargetError
+from graphc.errors import ArgumentError, ArtifactError, DTypeError, GraphcError, ShapeError, TargetError
 from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
@@ -27,7 +28,7 @@ from graphc.ir.loc import here
 from graphc.ir.types import TensorType
 from graphc.program import Donated, Program
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
-from graphc.runtime.executable import aligned_empty
+from graphc.runtime.executable import aligned_empty, refusal
 
 if TYPE_CHECKING:
     from graphc.codegen.target import Target
@@ -35,15 +36,12 @@ if TYPE_CHECKING:
     from graphc.ir.plan import Plan
 
 
-class _AtTheCaller:
-    """Errors about arguments begin with the line that made the call."""
+_ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, (ArgumentError, ShapeError, DTypeError)):
-            raise type(error)(f"{here().prefix}{error}") from None
+def _at_the_caller(error: GraphcError) -> GraphcError:
+    """The same error about arguments, with the line that made the call in front."""
+    return type(error)(f"{here().prefix}{error}")
 
 
 def _infos(names: Sequence[str], types: Sequence[TensorType]) -> tuple[ArrayInfo, ...]:
@@ -98,6 +96,9 @@ class CompiledFunction:
     ) -> None:
         self._traced = traced
         self._program = program
+        self._outputs = traced.outputs
+        self._run: Callable[..., list[np.ndarray]]
+        self._run = program if isinstance(program, InterpretedProgram) else program.executable
         self.compile_seconds = {**seconds, **program.seconds}
 
     @property
@@ -161,29 +162,35 @@ class CompiledFunction:
 
     def __call__(self, *args: object) -> object:
         """The function's outputs on these arguments. Raises `ArgumentError`, `ShapeError` or `DTypeError`."""
-        return self._traced.outputs.unflatten(self.flat(*self._arrays(args)))
+        try:
+            return self._outputs.unflatten(self._run(*self._arrays(args)))
+        except _ABOUT_ARGUMENTS as error:
+            raise _at_the_caller(error) from None
 
     def flat(self, *arrays: object) -> list[np.ndarray]:
         """The outputs as a list, from the graph's inputs in order: the call without nested structures."""
-        run = self._program if isinstance(self._program, InterpretedProgram) else self._program.executable
-        with _AtTheCaller():
-            return run(*arrays)
+        try:
+            return self._run(*arrays)
+        except _ABOUT_ARGUMENTS as error:
+            raise _at_the_caller(error) from None
 
     def bind(self, *args: object) -> BoundFunction:
         """A call with fixed memory: checks once; each call of what it gives is one native call on that memory."""
-        arrays = self._arrays(args)
-        with _AtTheCaller():
-            return BoundFunction(self._traced, self._program, arrays)
+        try:
+            return BoundFunction(self._traced, self._program, self._arrays(args))
+        except _ABOUT_ARGUMENTS as error:
+            raise _at_the_caller(error) from None
 
-    def _arrays(self, args: Sequence[object]) -> list[object]:
-        structure = self._traced.inputs
-        with _AtTheCaller():
-            if len(args) != len(structure.children):
-                raise ArgumentError(
-                    f"{self.graph.name}: expected {len(structure.children)} arguments, got {len(args)}"
-                )
-            leaves = structure.match(tuple(args), self.graph.name)
-        return [*leaves, *(p.array for p in self._traced.parameters)]
+    def _arrays(self, args: tuple[object, ...]) -> list[object]:
+        traced = self._traced
+        if len(args) != len(traced.inputs.children):
+            raise ArgumentError(
+                f"{self.graph.name}: expected {len(traced.inputs.children)} arguments, got {len(args)}"
+            )
+        leaves = traced.inputs.match(args, traced.graph.name)
+        if traced.parameters:
+            leaves += [p.array for p in traced.parameters]
+        return leaves
 
     def __repr__(self) -> str:
         return f"<compiled {self.graph.name}: {', '.join(map(repr, self.graph.input_types))} -> {self.graph.output_types}>"
@@ -193,19 +200,23 @@ class BoundFunction:
     """A compiled function with its memory. `outputs` has the function's structure; its arrays change with each call."""
 
     def __init__(self, traced: Traced, program: Program | InterpretedProgram, arrays: list[object]) -> None:
-        self.run: Callable[[], None]
+        self._run: Callable[[], int | None]  # gives a status where native code ran
         if isinstance(program, InterpretedProgram):
             inputs = [np.asarray(a) for a in arrays]
             outputs = program.outputs_for(inputs)
-            self.run = lambda: program.run(inputs, outputs)
+            self._run = partial(program.run, inputs, outputs)
         else:
             bound = program.executable.bind(*arrays)
             outputs = bound.outputs
-            self.run = bound
+            self._run = bound.run
+            self._bound = bound  # keeps the arrays and the code
+        self._name = traced.graph.name
         self.outputs = traced.outputs.unflatten(outputs)
 
     def __call__(self) -> None:
-        self.run()
+        status = self._run()
+        if status:
+            raise refusal(self._name, status)
 
 
 _PROGRAMS: dict[tuple[str, str, str, Donated], Program] = {}

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphc import __version__
 from graphc.config import config
-from graphc.errors import ArtifactError
+from graphc.errors import GraphcError
 from graphc.ir.graph import Graph
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ProgramInfo
@@ -29,7 +32,11 @@ if TYPE_CHECKING:
 
 Donated = tuple[tuple[int, int], ...]
 
-_ROOMS = ("ir", "passes", "codegen", "runtime")  # whose sources determine an object's bytes
+# whose sources determine an object's bytes
+_SOURCES = ("ir/**/*.py", "passes/**/*.py", "codegen/**/*.py", "runtime/**/*.py", "program.py")
+
+
+_NAME_IN_KEY = 40  # characters
 
 
 class Clock:
@@ -98,13 +105,15 @@ class Program:
         self.seconds: dict[str, float] = {}
         clock = Clock(self.seconds)
         objects = object_cache()
-        key = cache_key(graph, target, donated) if objects.folder is not None else ""
-        found = objects.get(key) if key else None
-        loaded = None
         name = identifier(graph.name)
+        key = cache_key(graph, target, donated) if objects.folder is not None else ""
+        key = f"{name[:_NAME_IN_KEY]}-{key}"  # so that people find it in the folder
+        found = objects.get(key)
+        loaded = None
         clock("cache")
         if found is not None:
-            loaded = _load(found, name)
+            with suppress(GraphcError):  # what does not load is as good as damaged
+                loaded = _load(found, name)
             clock("load")
         self.cached = loaded is not None
         if found is not None and loaded is not None:
@@ -158,7 +167,13 @@ def object_cache() -> ObjectCache:
     True
     """
     settings = config()
-    folder = default_folder() if settings.cache is None else Path(settings.cache) if settings.cache else None
+    folder = (
+        default_folder()
+        if settings.cache is None
+        else Path(settings.cache).expanduser()
+        if settings.cache
+        else None
+    )
     return ObjectCache(folder, settings.cache_bytes)
 
 
@@ -179,12 +194,12 @@ def cache_key(graph: Graph, target: Target, donated: Donated) -> str:
 def _sources() -> str:
     """What tells this version of the compiler from another: its sources' names, sizes and times of change."""
     root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted((root / room).rglob("*.py")):
-            try:
-                status = file.stat()
-            except OSError as error:
-                raise ArtifactError(f"{file}: expected a readable source, got {error.strerror}") from None
-            digest.update(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted({file for pattern in _SOURCES for file in root.glob(pattern)}):
+        try:
+            status = file.stat()
+            text = f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n"
+        except OSError:  # the package is being replaced under us: what this process compiles is nobody else's
+            text = f"{file.relative_to(root)} {os.getpid()} {time.time_ns()}\n"
+        digest.update(text.encode())
     return digest.hexdigest()

@@ -24,8 +24,10 @@ from graphc.frontend.init import generator
 from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
+from graphc.frontend.parameters import Parameter
 from graphc.frontend.tracer import trace
 from graphc.ir.types import TensorType, dtype_of
+from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
@@ -180,12 +182,14 @@ class _Stepper:
             self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, NumPy, NumPy, NumPy], self._call.outputs)[3]
         self.function = function
-        self.batch = batch
-        self.numbers: list[np.ndarray] = list(numbers.values())
+        self._gather = batch.gather
+        self._loss, *self.scores = numbers.values()
 
-    def __call__(self, rows: np.ndarray) -> None:
-        self.batch.gather(rows)
+    def __call__(self, rows: np.ndarray) -> float:
+        """Runs on these rows of the data; gives the loss."""
+        self._gather(rows)
         self._call()
+        return cast(float, self._loss.item())
 
 
 class _Pass:
@@ -208,16 +212,17 @@ class _Pass:
         self._tail = _Stepper(task, Batch(data, tail), run, state, rate) if tail else self._full
         self._rows = rows
 
-    def __call__(self, order: np.ndarray) -> Iterator[tuple[float, float]]:
-        """Runs the batches; after each, its loss and number of rows."""
-        self.totals = [0.0] * len(self._full.numbers)
+    def __call__(self, order: np.ndarray) -> Iterator[float]:
+        """Runs the batches; after each, its loss."""
+        self.totals = [0.0] * (1 + len(self._full.scores))
         for start, end in self.batches:
-            stepper = self._full if end - start == self._rows else self._tail
-            stepper(order[start:end])
-            loss = stepper.numbers[0].item()
-            yield loss, end - start
-            for position, number in enumerate(stepper.numbers):
-                self.totals[position] += number.item() * (end - start)
+            rows = end - start
+            stepper = self._full if rows == self._rows else self._tail
+            loss = stepper(order[start:end])
+            yield loss
+            self.totals[0] += loss * rows
+            for position, score in enumerate(stepper.scores, 1):
+                self.totals[position] += score.item() * rows
 
     @property
     def compiled(self) -> CompiledFunction:
@@ -244,9 +249,12 @@ def _train(
     numbers = ("loss", *task.metrics)
     names = (*numbers, *(f"val_{n}" for n in numbers if held is not None), "seconds", "us_per_step")
     # training works on copies: the model's own arrays change once an epoch, so that they are never half a step
-    params = {name: array.copy() for name, array in task.model.parameters.items()}
-    buffers = {name: array.copy() for name, array in task.model.buffers.items()}
-    state = task.optimizer.init(params)
+    entries = (
+        task.model.entries
+    )  # found once: a walk through the modules takes as long as a small model's step
+    params = _aligned(task.model.parameters)
+    buffers = _aligned(task.model.buffers)
+    state = _aligned(task.optimizer.init(params))
     rate = np.zeros((), task.model.dtype.numpy)
     run = Run(task.model, params, buffers, history, names, epochs, float(task.optimizer.learning_rate))
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
@@ -262,7 +270,7 @@ def _train(
             started = time.perf_counter()
             rate[()] = run.learning_rate
             step = 0
-            for loss, _ in training(order.permutation(len(train))):
+            for loss in training(order.permutation(len(train))):
                 step += 1
                 if not math.isfinite(loss):
                     raise DivergedError(_diverged("loss", f"a loss of {loss}", epoch, step))
@@ -283,7 +291,7 @@ def _train(
             history.record(record)
             run.epoch = epoch
             weights.propose()
-            _publish(run)
+            _publish(entries, run)
             stops = [watcher.epoch(run) for watcher in watchers]  # every one is asked
             if any(stops):
                 history.stopped = "callback"
@@ -298,7 +306,7 @@ def _train(
         bar.close()
         for watcher in watchers:
             watcher.end(run)
-        _publish(run)
+        _publish(entries, run)
     return history
 
 
@@ -336,11 +344,18 @@ class _Function(Callback):
         return self.function(run)
 
 
-def _publish(run: Run) -> None:
+def _aligned(arrays: Mapping[str, np.ndarray]) -> NumPy:
+    """Copies whose vectors lie within cache lines, which NumPy's own memory does not promise."""
+    copies = {name: aligned_empty(array.shape, array.dtype) for name, array in arrays.items()}
+    for name, copy in copies.items():
+        copy[...] = arrays[name]
+    return copies
+
+
+def _publish(entries: Mapping[str, Parameter], run: Run) -> None:
     """Copies weights and buffers into the model's own arrays."""
-    for own, trained in ((run.model.parameters, run.params), (run.model.buffers, run.buffers)):
-        for name, array in own.items():
-            np.copyto(array, trained[name])
+    for name, entry in entries.items():
+        np.copyto(entry.array, run.params[name] if entry.trained else run.buffers[name])
 
 
 def _metrics(metrics: Metrics) -> dict[str, Scalar]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -196,6 +197,7 @@ def test_ops_lists_every_op(capsys: Captured) -> None:
     assert main(["ops"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["op", *REGISTRY]
+    assert all(len(re.split("  +", line)) == 5 for line in lines)  # none without a meaning
 
 
 def test_ops_explains_one(capsys: Captured) -> None:
@@ -234,11 +236,11 @@ def test_cache_is_shown_listed_and_cleared(
     assert capsys.readouterr().out == "off\n"
     monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path))
     config.cache_clear()
-    object_cache().put("0123456789abcdef0123", b"x" * 2000)
+    object_cache().put("mlp-0123456789ab" + 52 * "c", b"x" * 2000)
     assert main(["cache", "--list"]) == 0
     head, line = capsys.readouterr().out.splitlines()
     assert head == f"{tmp_path}: 1 entry, 2 KiB of at most 256 MiB"
-    assert line.startswith("0123456789abcdef  20") and line.endswith("  2 KiB")
+    assert line.startswith("mlp-0123456789ab  20") and line.endswith("  2 KiB")
     assert main(["cache", "--clear"]) == 0
     assert capsys.readouterr().out == "removed 1 entry, 2 KiB\n"
     assert list(tmp_path.iterdir()) == []

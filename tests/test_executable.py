@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from graphc.codegen.loader import load_object
 from graphc.codegen.object import compile_object, undefined_symbols, writable_sections
@@ -19,7 +24,7 @@ from graphc.ir.graph import Builder, Graph
 from graphc.ir.types import TensorType, f32, f64, i32
 from graphc.program import Program
 from graphc.runtime.abi import VERSION, ProgramInfo
-from graphc.runtime.executable import Executable, aligned_empty
+from graphc.runtime.executable import Executable, _address, _apart, aligned_empty
 
 
 def layer(dtype: object = f32) -> Graph:
@@ -272,6 +277,128 @@ def _square() -> Graph:
     build = Builder()
     x = build.input(f32[3, 3], "x")
     return build.graph("square", [build.contract(x, x, axes=((1,), (0,)), batch=((), ()))])
+
+
+def test_bound_call_keeps_its_arrays(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    x, w = arrays
+    for bound in (
+        executable(layer()).bind(x.copy(), w.copy()),
+        compile_graph(layer()).bind(x.copy(), w.copy()),
+    ):
+        garbage = [np.full(x.shape, np.nan, np.float32) for _ in range(50)]  # takes over what was dropped
+        bound()
+        del garbage
+        result = bound.outputs if isinstance(bound.outputs, np.ndarray) else bound.outputs[0]
+        np.testing.assert_allclose(result, expected(x, w), rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------------- what the quick way must not miss
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 3)),
+        np.arange(12.0).reshape(3, 4)[1:, ::2],
+        np.broadcast_to(np.float32(1), (5, 5)),
+        np.arange(3, dtype=np.int8)[::-1],
+        np.array(1.0),
+        np.ma.masked_array([1.0, 2.0]),
+        np.array(["a", None], object),
+        np.frombuffer(b"abcd", np.uint8),
+    ],
+)
+def test_addresses_are_those_of_the_protocol(array: np.ndarray) -> None:
+    assert _address(array) == array.__array_interface__["data"][0] == array.ctypes.data
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), max_size=6))
+def test_pieces_of_memory_are_apart_where_no_two_share_a_byte(pieces: list[tuple[int, int]]) -> None:
+    owned = [set(range(start, start + size)) for start, size in pieces]
+    overlaps = any(a & b for i, a in enumerate(owned) for b in owned[:i])
+    apart = _apart([start for start, _ in pieces], [size for _, size in pieces])
+    assert not (apart and overlaps)
+    if all(size for _, size in pieces):
+        assert apart != overlaps  # an empty piece inside another may be left to the slower check
+
+
+def test_inputs_that_are_only_read_may_share_memory_beside_a_donated_one() -> None:
+    build = Builder()
+    p, a, b = (build.input(f32[4], name) for name in "pab")
+    graph = build.graph("three", [build.add(p, build.mul(a, b))], output_names=["p"])
+    run = executable(graph, donate=("p",))
+    p_array, shared = np.ones(4, np.float32), np.full(4, 3, np.float32)
+    assert run(p_array, shared, shared)[0].tolist() == [10] * 4
+    with pytest.raises(
+        ArgumentError, match=r"three: p: expected a donated array of its own memory.*overlaps with a"
+    ):
+        run(shared, shared, shared)
+
+
+def test_arrays_without_elements_overlap_nothing() -> None:
+    build = Builder()
+    p, empty = build.input(f32[4], "p"), build.input(f32[0], "empty")
+    graph = build.graph("mostly", [build.add(p, p), build.exp(empty)], output_names=["p", "empty"])
+    memory = np.ones(4, np.float32)
+    assert executable(graph, donate=("p",))(memory, memory[2:2])[0].tolist() == [2] * 4
+
+
+def test_program_without_inputs_refuses_arguments() -> None:
+    build = Builder()
+    run = executable(build.graph("seven", [build.splat(7.0, f32[3])]))
+    assert run()[0].tolist() == [7] * 3
+    with pytest.raises(ArgumentError, match=re.escape("seven: expected 0 arguments (), got 1")):
+        run(np.ones(3, np.float32))
+
+
+def test_subclasses_of_arrays_pass_and_masked_ones_do_not() -> None:
+    class Named(np.ndarray):
+        pass
+
+    run, g = executable(update(), donate=("p",)), np.ones(6, np.float32)
+    p = np.zeros(6, np.float32).view(Named)
+    assert run(p, g)[0] is p and p.tolist() == [-0.5] * 6
+    with pytest.raises(ArgumentError, match=r"update: g: expected float32\[6\], got a masked array"):
+        run(np.zeros(6, np.float32), np.ma.masked_array(g))
+
+
+def test_a_call_in_the_middle_of_a_call_has_memory_of_its_own(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    """A signal's handler or a destructor may run between any two steps of a call, and call the same program."""
+    x, w = arrays
+    run = executable(layer())
+    run(x, w)
+    inner: list[np.ndarray] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        if frame.f_code is not Executable.__call__.__code__:
+            return None
+        sys.settrace(None)
+        inner.append(run(2 * x, w)[0])
+        sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        (outer,) = run(x, w)
+    finally:
+        sys.settrace(before)
+    assert len(inner) > 5  # once a line
+    np.testing.assert_allclose(outer, expected(x, w), rtol=1e-5)
+    for result in inner:
+        np.testing.assert_allclose(result, expected(2 * x, w), rtol=1e-5)
+
+
+def test_threads_share_a_program(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    x, w = arrays
+    run = executable(layer())
+
+    def work(scale: float) -> bool:
+        wanted = expected(scale * x, w)
+        return all(np.allclose(run(np.float32(scale) * x, w)[0], wanted, rtol=1e-4) for _ in range(300))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, (0.5, 1.0, 1.5, 2.0)))
 
 
 # ------------------------------------------------------------------------------------------------- the entry itself

@@ -99,7 +99,7 @@ def test_keys_are_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "half", "one byte short", "flipped bit", "other header", "longer"]
+    "damage", ["empty", "half", "one byte short", "flipped bit", "other header", "longer", "zeros", "folder"]
 )
 def test_a_damaged_entry_is_rebuilt(folder: Path, damage: str) -> None:
     code = fresh(lambda x: x * 3, X).object_code
@@ -111,12 +111,41 @@ def test_a_damaged_entry_is_rebuilt(folder: Path, damage: str) -> None:
         data[0] ^= 1
     elif damage == "longer":
         data += b"\0"
-    else:
+    elif damage == "zeros":  # what some file systems leave after a loss of power
+        data = bytearray(len(data))
+    elif damage != "folder":
         del data[{"empty": 0, "half": len(data) // 2, "one byte short": len(data) - 1}[damage] :]
-    path.write_bytes(data)
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(data)
     again = fresh(lambda x: x * 3, X)
     assert not again.cached and again.object_code == code
-    assert fresh(lambda x: x * 3, X).cached
+    assert fresh(lambda x: x * 3, X).cached == (damage != "folder")
+
+
+@pytest.mark.parametrize("body", [b"", b"no object", b"\x7fELF" + b"\0" * 500])
+def test_an_entry_that_is_whole_but_does_not_load_is_rebuilt(folder: Path, body: bytes) -> None:
+    code = fresh(lambda x: x * 19, X).object_code
+    (entry,) = program.object_cache().entries()
+    program.object_cache().put(entry.key, body)
+    again = fresh(lambda x: x * 19, X)
+    assert not again.cached and again.object_code == code
+    assert fresh(lambda x: x * 19, X).cached
+
+
+def test_entries_that_changed_places_are_rebuilt(folder: Path) -> None:
+    fresh(lambda x: x * 2, X)
+    fresh(lambda x: x * 4, X)
+    one, other = entries(folder)
+    one.rename(folder / "between")
+    other.rename(one)
+    (folder / "between").rename(other)
+    for factor in (2, 4):
+        exe = fresh(lambda x, factor=factor: x * factor, X)
+        assert not exe.cached
+        np.testing.assert_array_equal(exe(X), X * factor)
 
 
 def test_an_entry_under_another_key_is_none(tmp_path: Path) -> None:
@@ -127,7 +156,7 @@ def test_an_entry_under_another_key_is_none(tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_entries_go_first(tmp_path: Path) -> None:
-    cache = ObjectCache(tmp_path, 3000)
+    cache = ObjectCache(tmp_path, 3100)
     for age, key in enumerate("abc"):
         cache.put(key, b"." * 900)
         os.utime(tmp_path / f"{key}.gco", (1000 + age, 1000 + age))
@@ -137,6 +166,163 @@ def test_the_least_recently_used_entries_go_first(tmp_path: Path) -> None:
     cache.put("e", b"." * 4000)  # larger than the cache
     assert {e.key for e in cache.entries()} == {"a", "c", "d"}
     assert cache.clear()[0] == 3 and cache.entries() == []
+
+
+def test_a_folder_of_many_entries_is_not_looked_through_by_every_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
+    limit = 16 * 16 * 4096
+    for number in range(64):  # caches of their own, as of other processes
+        ObjectCache(tmp_path, limit).put(str(number), b"." * 4000)
+    assert len(looks) == 5  # the first writer does, then one in sixteen
+
+
+def test_the_limit_holds_however_many_write(tmp_path: Path) -> None:
+    limit = 200_000
+    caches = [ObjectCache(tmp_path, limit) for _ in range(7)]
+    for number in range(400):
+        caches[number % 7].put(str(number), b"." * (500 + 37 * number % 9000))
+        assert sum(f.stat().st_size for f in tmp_path.iterdir() if f.name != "written") <= limit
+    assert len(caches[0].entries()) > 10
+    assert caches[0].get("399") is not None
+
+
+def test_what_killed_writers_leave_counts(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, 10_000)
+    cache.put("old", b"." * 3000)
+    (tmp_path / "x.part").write_bytes(b"." * 5000)
+    cache.put("new", b"." * 3000)
+    assert [e.key for e in cache.entries()] == ["new"]
+
+
+def test_times_to_come_do_not_keep_entries_for_ever(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, 3100)
+    for key in "abc":
+        cache.put(key, b"." * 900)
+        os.utime(tmp_path / f"{key}.gco", (time.time() + 1e7,) * 2)  # written by a clock that was ahead
+    left = tmp_path / "x.part"
+    left.touch()
+    os.utime(left, (time.time() + 1e7,) * 2)
+    for key in "def":
+        cache.put(key, b"." * 900)
+        assert cache.get(key) is not None
+    assert {e.key for e in cache.entries()} == {"d", "e", "f"}
+    assert not left.exists()
+
+
+def test_a_file_that_another_process_removed_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ObjectCache(tmp_path, 3100)
+    for key in "abc":
+        cache.put(key, b"." * 900)
+    listed = list(cache._files())
+    cache.clear()
+    cache.put("d", b"." * 900)
+    monkeypatch.setattr(ObjectCache, "_files", lambda self: iter(listed))
+    cache.put("e", b"." * 900)  # looks at a list that is out of date
+    monkeypatch.undo()
+    assert {e.key for e in cache.entries()} == {"d", "e"}
+
+
+posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owners here")
+
+
+@posix
+def test_a_folder_that_others_can_write_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(lambda x: x * 23, X)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    cache = program.object_cache()
+    folder.chmod(0o777)
+    assert cache.why_unused() == "anyone may write there"
+    assert not fresh(lambda x: x * 23, X).cached
+    fresh(lambda x: x * 29, X)
+    assert len(entries(folder)) == 1
+    folder.chmod(0o750)
+    assert cache.why_unused() is None and fresh(lambda x: x * 23, X).cached
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, -1)
+    else:  # the same seen from the other side
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert cache.why_unused() == "it belongs to another user"
+    assert not fresh(lambda x: x * 23, X).cached
+
+
+@posix
+def test_a_link_to_a_folder_and_a_name_in_any_script_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tmp_path / "größe ☃"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    for number, path in enumerate((real, tmp_path / "link")):
+        monkeypatch.setenv("GRAPHC_CACHE", str(path))
+        config.cache_clear()
+        assert fresh(lambda x: x * 31, X).cached == (number == 1)
+
+
+def test_the_home_is_found_and_a_missing_one_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "graphc"
+    monkeypatch.setenv("GRAPHC_CACHE", "~/mine")
+    config.cache_clear()
+    assert program.object_cache().folder == Path("~/mine").expanduser()
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    assert default_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert default_folder() == tmp_path / "caches" / "graphc"
+
+
+def test_sources_that_vanish_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    program._sources.cache_clear()
+    before = program._sources()
+    program._sources.cache_clear()
+    stat = Path.stat
+
+    def gone(self: Path, **options: bool) -> os.stat_result:
+        if self.name == "emitter.py":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    during = program._sources()
+    program._sources.cache_clear()
+    monkeypatch.undo()
+    assert during != before == program._sources()
+
+
+def test_entries_are_named_after_their_programs(folder: Path) -> None:
+    def mean_of_squares(x: object) -> object:
+        return (x * x).mean()  # type: ignore[operator]
+
+    fresh(mean_of_squares, X)
+    (entry,) = program.object_cache().entries()
+    assert entry.key.startswith("mean_of_squares-") and len(entry.key) == len("mean_of_squares-") + 64
+    graph = graphc.trace(mean_of_squares, X, name="x" * 300)  # longer than a file's name may be
+    assert not Program(graph, host_target(), ()).cached and Program(graph, host_target(), ()).cached
+
+
+def test_what_cannot_be_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ObjectCache(tmp_path, 1 << 20)
+    for key in "ab":
+        cache.put(key, b"code")
+    unlink = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "a.gco":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PermissionError, match=r"a\.gco"):
+        cache.clear()
+    assert [e.key for e in cache.entries()] == ["a"]
 
 
 def test_no_folder_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +364,7 @@ def test_a_full_or_read_only_disk_is_harmless(
     monkeypatch.setattr(place[call], refuse)
     np.testing.assert_array_equal(fresh(lambda x: x * 11, X)(X), X * 11)
     np.testing.assert_array_equal(fresh(lambda x: x * 13, X)(X), X * 13)
-    assert [p.suffix for p in folder.iterdir() if p.suffix != ".gco"] == []
+    assert {p.name for p in folder.iterdir() if p.suffix != ".gco"} <= {"written"}
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing(
@@ -190,7 +376,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
 
     monkeypatch.setattr("graphc.runtime.object_cache.os.fdopen", full)
     np.testing.assert_array_equal(fresh(lambda x: x * 17, X)(X), X * 17)
-    assert list(folder.iterdir()) == []
+    assert [p.name for p in folder.iterdir()] == ["written"]
 
 
 def test_what_a_killed_writer_left_is_never_read_and_swept_later(tmp_path: Path) -> None:
@@ -203,9 +389,9 @@ def test_what_a_killed_writer_left_is_never_read_and_swept_later(tmp_path: Path)
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False)
     assert killed.returncode == -signal.SIGKILL
-    cache = ObjectCache(tmp_path, 1 << 20)
-    (left,) = tmp_path.iterdir()
-    assert cache.get(KEY) is None and left.suffix == ".part"
+    cache = ObjectCache(tmp_path, 4000)  # so small that every writer looks through the folder
+    (left,) = tmp_path.glob("*.part")
+    assert cache.get(KEY) is None and cache.entries() == []
     cache.put(KEY, b"code")
     assert left.exists()  # it may be another writer's
     old = time.time() - 7200
@@ -227,7 +413,7 @@ def test_processes_may_write_the_same_entry_at_once(tmp_path: Path) -> None:
     )
     writers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
     assert [w.wait(60) for w in writers] == [0, 0, 0]
-    assert [p.name for p in tmp_path.iterdir()] == [f"{KEY}.gco"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{KEY}.gco", "written"]
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("100", 100), ("2k", 2048), ("3M", 3 << 20), ("1G", 1 << 30)])

@@ -259,6 +259,20 @@ def test_a_function_is_a_callback_and_may_set_the_learning_rate() -> None:
     assert history.epochs == 2 and history.stopped == "callback"
 
 
+def test_training_works_on_aligned_copies_and_shows_them_in_the_model_after_each_epoch() -> None:
+    model = linear()
+    own = dict(model.parameters)
+    seen: list[bool] = []
+
+    def watch(run: Run) -> None:
+        assert all(array.ctypes.data % 64 == 0 for array in run.params.values())
+        assert all(array is own[name] for name, array in model.parameters.items())
+        seen.append(all(np.array_equal(own[name], run.params[name]) for name in own))
+
+    train(model, callbacks=[watch], target="cpu")
+    assert seen == [True] * 3
+
+
 def test_ctrl_c_keeps_history_and_the_best_weights() -> None:
     class Interrupt(Callback):
         def epoch(self, run: Run) -> None:

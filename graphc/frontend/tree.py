@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Literal
+
+import numpy as np
 
 from graphc.errors import ArgumentError
 
 Kind = Literal["leaf", "none", "dict", "list", "tuple", "namedtuple"]
+
+_PLAIN = frozenset(
+    {np.ndarray, np.float32, np.float64, np.int32, float, int, bool}
+)  # known to be leaves at a glance
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,15 @@ class Structure:
     children: tuple[Structure, ...] = ()
     type: type | None = None  # of a namedtuple
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of leaves."""
         return 1 if self.kind == "leaf" else sum(c.size for c in self.children)
+
+    @cached_property
+    def _flat(self) -> bool:
+        """True for a nest of leaves alone: most are, and calls of tiny programs feel how they are taken apart."""
+        return self.kind not in ("leaf", "none") and all(c.kind == "leaf" for c in self.children)
 
     @property
     def named(self) -> bool:
@@ -55,6 +68,8 @@ class Structure:
         """
         if len(leaves) != self.size:
             raise ArgumentError(f"expected {self.size} leaves, got {len(leaves)}")
+        if self._flat:
+            return self._nest(leaves)
         return self._build(iter(leaves))
 
     def _build(self, leaves: Iterator[object]) -> object:
@@ -62,11 +77,15 @@ class Structure:
             return next(leaves)
         if self.kind == "none":
             return None
-        parts = [c._build(leaves) for c in self.children]
+        if self._flat:
+            return self._nest([*islice(leaves, len(self.children))])
+        return self._nest([c._build(leaves) for c in self.children])
+
+    def _nest(self, parts: Sequence[object]) -> object:
         if self.kind == "dict":
             return dict(zip(self.keys, parts, strict=True))
         if self.kind == "list":
-            return parts
+            return list(parts)
         return tuple(parts) if self.type is None else self.type(*parts)
 
     def match(self, tree: object, what: str = "argument") -> list[object]:
@@ -81,6 +100,8 @@ class Structure:
             if _kind(tree) != "leaf":
                 raise ArgumentError(f"{what}: expected an array, got {_describe(tree)}")
             return [tree]
+        if self._flat and (plain := self._plain_leaves(tree)) is not None:
+            return plain
         if _kind(tree) != self.kind:
             raise ArgumentError(f"{what}: expected {self.describe()}, got {_describe(tree)}")
         keys, parts = _parts(tree)
@@ -91,6 +112,16 @@ class Structure:
         for key, child in zip(self.keys, self.children, strict=True):
             leaves.extend(child.match(by_key[key], f"{what}.{key}"))
         return leaves
+
+    def _plain_leaves(self, tree: object) -> list[object] | None:
+        """The leaves of a flat nest of the very same form; `None` where a closer look decides."""
+        if type(tree) is dict:
+            same, leaves = self.kind == "dict" and tuple(tree) == self.keys, list(tree.values())
+        elif type(tree) is tuple or type(tree) is list:
+            same, leaves = self.kind == type(tree).__name__ and len(tree) == len(self.keys), list(tree)
+        else:
+            return None
+        return leaves if same and _PLAIN.issuperset(map(type, leaves)) else None
 
     def describe(self) -> str:
         """What a nest of this structure is called in errors."""
@@ -129,6 +160,8 @@ def flatten(tree: object) -> tuple[list[object], Structure]:
 
 
 def _kind(tree: object) -> Kind:
+    if type(tree) in _PLAIN:
+        return "leaf"
     if tree is None:
         return "none"
     if isinstance(tree, Mapping):

@@ -5,6 +5,7 @@ In: `ir.ops`. Out: the text of docs/ops.md, by ``python -m graphc.ir.opdocs > do
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,22 @@ _KINDS = (
     ("scatter", "Indexing", ""),
     ("leaf", "Leaves", "Values without operands."),
     ("region", "Regions", "Ops that hold a graph."),
+)
+
+
+_PLAIN = (  # from LaTeX, in order
+    (r"\\left\\([lr]?)(floor|ceil) (.*) \\right\\r(floor|ceil)", r"\2(\3)"),
+    (r"\\left|\\right|\\operatorname", ""),
+    (r"\\sqrt\{([^{}]*)\}", r"sqrt(\1)"),
+    (r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"\1 / \2"),
+    (r"\\neq", "!="),
+    (r"\\leq", "<="),
+    (r"\\geq", ">="),
+    (r"\\wedge", "and"),
+    (r"\\vee", "or"),
+    (r"\\oplus", "xor"),
+    (r"\\neg", "not"),
+    (r"[{}\\]", ""),
 )
 
 
@@ -112,6 +129,18 @@ def operand_names(op: OpDef) -> tuple[str, ...]:
     if op.arity is None:
         return (r"x_1, \dots, x_n",)
     return ("x", "y", "z")[: op.arity]
+
+
+def formula(op: OpDef) -> str:
+    """The value of an op as plain text; empty where the op states none.
+
+    >>> formula(REGISTRY["rsqrt"]), formula(REGISTRY["ne"]), formula(REGISTRY["floor"]), formula(REGISTRY["expm1"])
+    ('1 / sqrt(x)', 'x != y', 'floor(x)', '(e^x - 1)')
+    """
+    text = op.latex.format(*operand_names(op)) if op.latex else ""
+    for pattern, plain in _PLAIN:
+        text = re.sub(pattern, plain, text)
+    return text
 
 
 def _dtypes(dtypes: Sequence[DType]) -> str:

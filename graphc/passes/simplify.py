@@ -1,7 +1,8 @@
 """Algebra of numbers: identities of arithmetic, logic, casts and constants; and the pass that applies all.
 
 In: a graph. Out: an equal graph in which no rule of `RULES` applies. Float results stay the same to the bit,
-signed zeros and infinities too, unless a rule's docstring says otherwise. Shape rules: `passes.reshaping`.
+signed zeros and infinities too, unless a rule's docstring says otherwise. Shape rules: `passes.reshaping`; gathering
+marked diagonals, which rounds differently: `passes.diagonals`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Attrs, Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType, TensorType
+from graphc.passes.diagonals import gather_diagonals
 from graphc.passes.reshaping import SHAPE_RULES
 from graphc.passes.rewrite import Number, Outcome, Rewriter, apply, rewrite, splat_of, wrapped
 
@@ -410,7 +412,9 @@ RULES = ARITHMETIC_RULES + SHAPE_RULES
 
 
 def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:
-    """The graph with every rule of `RULES` applied in one forward pass; `fired` counts the rules by name.
+    """The graph with every rule of `RULES` applied in one forward pass, and its diagonals gathered.
+
+    `fired` counts the rules by name.
 
     >>> from graphc.ir.graph import Builder
     >>> from graphc.ir.types import f32
@@ -422,4 +426,4 @@ def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:
       return %x
     }
     """
-    return apply(graph, RULES, fired)
+    return gather_diagonals(apply(graph, RULES, fired), RULES)

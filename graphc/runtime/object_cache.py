@@ -3,6 +3,9 @@
 In: a key and bytes. Out: the same bytes in a later process, or nothing. An entry is one file that carries a checksum; it
 appears by an atomic rename, so that a reader sees all of it or none, whoever else writes and whatever is killed. What is
 damaged is treated as absent and replaced. No failure of the disk reaches the caller: a cache may only save time.
+
+What is loaded from here runs, so a folder that others can write is not used. And `written` keeps a tally, a byte for each
+4 KiB that any process was about to write: only where it says that the folder may be full, all entries are looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -20,7 +24,10 @@ from pathlib import Path
 _MAGIC = b"graphc object 1\n"
 _SUFFIX = ".gco"
 _TEMPORARY = ".part"
-_ABANDONED = 3600.0  # seconds after which a file that a writer left half done is swept
+_TALLY = "written"
+_TALLY_UNIT = 4096  # bytes written for each byte of the tally
+_SHARE = 16  # the folder is looked through each time a sixteenth of its limit was written
+_ABANDONED = 600.0  # seconds after which a file that a writer left half done is swept
 _DIGEST_BYTES = 32
 
 
@@ -52,11 +59,14 @@ def default_folder() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "graphc"
-    return Path(home) / ".cache" / "graphc" if home != "~" else None
+    # a home that is not there, as of a service's user, is not made
+    return Path(home) / ".cache" / "graphc" if os.path.isdir(home) and home != "~" else None
 
 
 class ObjectCache:
     """Entries in one folder, at most `limit` bytes of them: the least recently used go first. No folder: no cache.
+
+    Writers may exceed the limit by the entry that each of them has just written, until they have looked.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -70,9 +80,25 @@ class ObjectCache:
         self.folder = folder
         self.limit = limit
 
+    def why_unused(self) -> str | None:
+        """Why nothing is read from the folder or written to it, though it is there; `None` where it is fit for use."""
+        if self.folder is None or not hasattr(
+            os, "geteuid"
+        ):  # on Windows a user's folder is the user's alone
+            return None
+        try:
+            status = os.stat(self.folder)
+        except OSError:
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            return "it is no folder"
+        if status.st_uid not in (0, os.geteuid()):
+            return "it belongs to another user"
+        return "anyone may write there" if status.st_mode & stat.S_IWOTH else None
+
     def get(self, key: str) -> bytes | None:
         """The entry's bytes; `None` where there is none, or a damaged one."""
-        if self.folder is None:
+        if self.folder is None or self.why_unused() is not None:
             return None
         path = self._path(key)
         try:
@@ -89,17 +115,22 @@ class ObjectCache:
 
     def put(self, key: str, body: bytes) -> None:
         """Stores an entry, if the disk lets it, and evicts others where they are too many bytes."""
-        if self.folder is None or len(body) > self.limit:
+        data = _MAGIC + _digest(key, body) + body
+        if self.folder is None or len(data) > self.limit:
             return
         temporary = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.why_unused() is not None:
+                return
+            full = self._tally(len(data))
             handle, temporary = tempfile.mkstemp(_TEMPORARY, f"{key[:16]}.", self.folder)
             with os.fdopen(handle, "wb") as file:
-                file.write(_MAGIC + _digest(key, body) + body)
+                file.write(data)
             os.replace(temporary, self._path(key))
             temporary = None
-            self._evict()
+            if full:
+                self._evict()
         except OSError:
             pass
         finally:
@@ -112,8 +143,23 @@ class ObjectCache:
         return sorted((e for e in self._files() if e.path.suffix == _SUFFIX), key=lambda e: (-e.used, e.key))
 
     def clear(self) -> tuple[int, int]:
-        """Removes all entries and what writers left behind; says how many, and their bytes."""
-        removed = [e for e in self._files() if _unlink(e.path)]
+        """Removes all entries and what writers left behind; says how many, and their bytes.
+
+        Raises the first `OSError` once all that can be removed is.
+        """
+        removed: list[Entry] = []
+        failed: OSError | None = None
+        for entry in self._files():
+            try:
+                entry.path.unlink(missing_ok=True)
+                removed.append(entry)
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / _TALLY).unlink()
         return len(removed), sum(e.bytes for e in removed)
 
     def _path(self, key: str) -> Path:
@@ -136,17 +182,43 @@ class ObjectCache:
                 path = Path(file.path)
                 yield Entry(path.stem, path, status.st_size, status.st_mtime)
 
+    def _tally(self, size: int) -> bool:
+        """Adds bytes to the tally before they are written (so a writer that is killed counts); True where it is full.
+
+        A tally that is new is full: nobody has looked yet. Appending is atomic, so no process's bytes are lost.
+        """
+        assert self.folder is not None
+        units = -(-size // _TALLY_UNIT)
+        handle = os.open(self.folder / _TALLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, b"." * units)
+            written = os.fstat(handle).st_size
+        finally:
+            os.close(handle)
+        return written == units or written * _TALLY_UNIT >= self.limit // _SHARE
+
     def _evict(self) -> None:
-        entries = self.entries()
-        total = sum(e.bytes for e in entries)
-        while total > self.limit and entries:
-            oldest = entries.pop()
-            _unlink(oldest.path)
-            total -= oldest.bytes
-        old = time.time() - _ABANDONED
+        """Makes room for what is written until the tally is full again, and sweeps what killed writers left."""
+        assert self.folder is not None
+        with contextlib.suppress(OSError):
+            os.truncate(self.folder / _TALLY, 1)
+        now = time.time()
+        entries = []
+        total = 0
         for file in self._files():
-            if file.path.suffix == _TEMPORARY and file.used < old:
-                _unlink(file.path)
+            abandoned = file.path.suffix == _TEMPORARY and abs(now - file.used) > _ABANDONED
+            if abandoned and _unlink(file.path):
+                continue
+            total += file.bytes
+            if file.path.suffix == _SUFFIX:
+                entries.append(file)
+        # Times to come are those of a clock that was wrong: such entries would outlive all others, so they go first.
+        entries.sort(key=lambda e: (e.used if e.used <= now + 1 else 0.0, e.key), reverse=True)
+        room = self.limit - self.limit // _SHARE
+        while total > room and entries:
+            oldest = entries.pop()
+            if _unlink(oldest.path):
+                total -= oldest.bytes
 
 
 def _digest(key: str, body: bytes) -> bytes:
@@ -155,8 +227,9 @@ def _digest(key: str, body: bytes) -> bytes:
 
 
 def _unlink(path: Path) -> bool:
+    """True if the file is gone, whoever removed it."""
     try:
-        path.unlink()
+        path.unlink(missing_ok=True)
     except OSError:
         return False
     return True
