@@ -258,6 +258,7 @@ class _Planner:
             steps.append(
                 CallStep(
                     kernel,
+                    node.regions[0],
                     tuple(arguments),
                     tuple(buffers[v] for v in node.operands),
                     tuple(buffers[v] for v in node.results),

@@ -21,6 +21,7 @@ from typing import Literal, Union
 import numpy as np
 
 from graphc.errors import VerifyError
+from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
 from graphc.ir.loc import UNKNOWN, Loc
 from graphc.ir.types import TensorType
@@ -52,9 +53,10 @@ class PlanBuffer:
 
 @dataclass(frozen=True, eq=False)
 class CallStep:
-    """Runs a kernel. An argument that the kernel updates in place stands once, as what it becomes."""
+    """Runs a kernel, which computes `region`. An argument that it updates in place stands once, as what it becomes."""
 
     kernel: Kernel
+    region: Graph
     arguments: tuple[PlanBuffer, ...]
     reads: tuple[PlanBuffer, ...]
     writes: tuple[PlanBuffer, ...]
