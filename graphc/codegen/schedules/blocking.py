@@ -79,7 +79,7 @@ class Blocking:
 
 def choose_blocking(product: Product, target: Target, lanes: int) -> Blocking:
     """The cheapest blocking; `lanes` are those of a full vector."""
-    return min(_candidates(product, target, lanes), key=lambda b: b.cost)
+    return min(blockings(product, target, lanes), key=lambda b: b.cost)
 
 
 def fitting_lanes(lanes: int, extent: int) -> int:
@@ -89,7 +89,8 @@ def fitting_lanes(lanes: int, extent: int) -> int:
     return max(lanes, 1)
 
 
-def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
+def blockings(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
+    """All blockings that the operands' layouts allow."""
     left, right = product.left, product.right
     for swapped, rows, columns in ((False, left, right), (True, right, left)):
         if not swapped or (columns.extent > 1 and not product.sums_rows):

@@ -1,0 +1,288 @@
+"""Contractions that share an operand, as one: their other operands lie side by side, as if they were one.
+
+In: a contract region with several contractions. Out: its joined `Product` and the cheapest blocking of it (`join`), or
+nothing where each on its own costs less; and `JoinedProducts`, the outer form with such an operand.
+
+One tile covers all that is joined, so that each of its rows or columns belongs to a product that is known when the code
+is written. Joined columns are packed side by side into one panel: narrow products fill vectors together. Joined rows
+share the vectors that are loaded. The tile's sums go through memory on the stack, from where each product's epilogue
+takes its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from graphc.codegen.schedules.blocking import Blocking, blockings, choose_blocking
+from graphc.codegen.schedules.loops import lane_block, nest
+from graphc.codegen.schedules.operands import Product, Side, products_of
+from graphc.codegen.schedules.outer import Block, OuterProducts, from_start
+from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
+from graphc.codegen.schedules.tiles import Contraction, Place, full_lanes
+from graphc.codegen.target import Target
+from graphc.ir.graph import Graph, Value
+from graphc.ir.kernel import Alloc, Buffer, Expr, Stmt, constant, index, load, loop, store
+
+_CALL = (
+    100.0  # slots that a kernel of its own costs: the call, its tiles' calls, code that is not in the cache
+)
+_RESULT_VECTOR = 2.0  # slots to finish one more vector of results
+_PACKED_VECTOR = 5.0  # slots to pack one more vector
+_STREAMING = 3.0  # slots to read a vector of the shared operand from memory once more
+
+
+@dataclass(frozen=True)
+class JoinedSide(Side):
+    """Several operands whose last free dimensions count as one; the rest of them are alike."""
+
+    parts: tuple[Side, ...] = ()
+
+    @property
+    def extent(self) -> int:
+        return sum(part.extent for part in self.parts)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each part begins."""
+        return tuple(sum(p.extent for p in self.parts[:i]) for i in range(len(self.parts)))
+
+    @property
+    def free_stride(self) -> int | None:
+        strides = {part.free_stride for part in self.parts if part.extent > 1}
+        return strides.pop() if len(strides) == 1 else 1 if not strides else None
+
+    @property
+    def summed_stride(self) -> int | None:
+        strides = {part.summed_stride for part in self.parts}
+        return strides.pop() if len(strides) == 1 else None
+
+    @cached_property
+    def is_computed(self) -> bool:
+        return any(part.is_computed for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Join:
+    """Products as one, and how it runs."""
+
+    products: tuple[Product, ...]
+    product: Product
+    blocking: Blocking
+
+
+def join(region: Graph, target: Target) -> Join | None:
+    """The region's contractions as one product; `None` where no tile can hold what they don't share."""
+    if any("reduction" in n.op.traits for n in region.nodes):
+        return None  # by-products are summed for one product
+    products = products_of(region)
+    lanes = full_lanes(region, target)
+    found: list[tuple[float, Product, Blocking]] = []
+    for product in _joined(products):
+        for b in blockings(product, target, lanes):
+            if _fits(product, b):
+                found.append((b.cost + _extra(product, b), product, b))
+    if not found:
+        return None
+    cost, product, blocking = min(found, key=lambda f: f[0])
+    return Join(tuple(products), product, replace(blocking, cost=cost))
+
+
+def pays(region: Graph, target: Target) -> bool:
+    """True if the region's contractions cost less as one than each on its own."""
+    joined = join(region, target)
+    if joined is None:
+        return False
+    lanes = full_lanes(region, target)
+    apart = 0.0
+    places = 1
+    for n in (
+        *joined.product.batches,
+        *joined.product.left.outer_extents,
+        *joined.product.right.outer_extents,
+    ):
+        places *= max(n, 1)
+    left_is_shared = isinstance(joined.product.right, JoinedSide)
+    for number, product in enumerate(joined.products):
+        single = choose_blocking(product, target, lanes)
+        apart += single.cost
+        if number:
+            apart += _CALL / places
+            shared = product.left if left_is_shared else product.right
+            size = shared.value.type.bytes
+            if left_is_shared != single.swapped and size > target.cache_bytes[-1] / 2:
+                apart += _STREAMING * shared.value.type.size / lanes / places
+    return joined.blocking.cost < apart
+
+
+def _joined(products: list[Product]) -> Iterator[Product]:
+    """The products as one: the left or the right operands are the same."""
+    first = products[0]
+    accesses = max(p.accesses for p in products)
+    lefts, rights = [p.left for p in products], [p.right for p in products]
+    if all(side == first.left for side in lefts) and _alike(rights):
+        yield Product(first.result, first.left, _side_by_side(rights), accesses)
+    if all(side == first.right for side in rights) and _alike(lefts):
+        yield Product(first.result, _side_by_side(lefts), first.right, accesses)
+
+
+def _alike(sides: list[Side]) -> bool:
+    return len({side.outer_extents for side in sides}) == 1
+
+
+def _side_by_side(sides: list[Side]) -> JoinedSide:
+    # the part with most dimensions stands for the others, of which one may have no free dimension
+    most = max(sides, key=lambda side: len(side.free))
+    return JoinedSide(most.value, most.batch, most.free, most.summed, tuple(sides))
+
+
+def _fits(product: Product, b: Blocking) -> bool:
+    if b.form != "outer":
+        return False
+    rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
+    if isinstance(columns, JoinedSide):
+        return b.columns != "none" and b.tile.vectors * b.lanes >= columns.extent
+    return b.tile.rows >= rows.extent and not b.rows_packed
+
+
+def _extra(product: Product, b: Blocking) -> float:
+    """Slots beyond those of an ordinary product: what is joined is packed and finished part by part."""
+    rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
+    vectors = -(-columns.extent // b.lanes)
+    cost = rows.extent * vectors * _RESULT_VECTOR  # the way through memory
+    if isinstance(columns, JoinedSide):
+        more = sum(-(-part.extent // b.lanes) for part in columns.parts) - vectors
+        cost += more * (rows.extent * _RESULT_VECTOR + product.depth * _PACKED_VECTOR)
+    return cost
+
+
+class JoinedProducts(OuterProducts):
+    """Writes the statements of several contractions in the outer form."""
+
+    def __init__(self, c: Contraction, products: tuple[Product, ...]) -> None:
+        self.products = products
+        super().__init__(c)
+
+    @property
+    def panel_width(self) -> int:
+        # a transposed part's last block is a whole vector wide, wherever the part ends
+        return self.width + self.blocking.lanes
+
+    def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
+        c, lanes, outer, panel, side = (
+            self.c,
+            self.blocking.lanes,
+            self._outer(place)[1],
+            self.panel,
+            self.columns,
+        )
+        if not isinstance(side, JoinedSide):
+            return super()._pack_columns(place, column, size, block)
+        assert panel is not None
+        extents = self._extents(block.depth)
+        statements: list[Stmt] = []
+        last = size // lanes * lanes
+        if last < size:
+
+            def clear(along: tuple[Expr, ...]) -> list[Stmt]:
+                zero = constant(c.dtype, 0)
+                spot = flat_index(extents, along)
+                return lane_block(c.names, lanes, lambda lane: [store(panel, (spot, lane + last), zero)])
+
+            statements += nest(c.names, extents, clear)
+        # in the order of their columns: what a transposed part writes beyond its end is the next one's
+        for part, start in zip(side.parts, side.starts, strict=True):
+
+            def element(offset: Expr, along: tuple[Expr, ...], part: Side = part) -> Expr:
+                at = part.at(place.batch, (*outer, offset), from_start(block.start, along))
+                return c.evaluator.at(part.value, at)
+
+            def spot(k: Expr, offset: Expr, start: int = start) -> tuple[Expr, Expr]:
+                return k, offset + start
+
+            if part.summed_stride == 1 and part.free_stride != 1 and lanes > 1:
+                statements += transpose_panel(
+                    c.names, c.evaluator, element, panel, extents, part.extent, lanes, start
+                )
+            else:
+                statements += copy_panel(
+                    c.names, c.evaluator, element, panel, extents, part.extent, part.extent, lanes, spot
+                )
+        return statements
+
+    def _each_row(self, row: Expr, mr: int, body: Callable[[Expr, Side, Expr], list[Stmt]]) -> list[Stmt]:
+        side = self.rows
+        if not isinstance(side, JoinedSide):
+            return super()._each_row(row, mr, body)
+        statements: list[Stmt] = []
+        for part, start in zip(side.parts, side.starts, strict=True):
+
+            def of_part(i: Expr, part: Side = part, start: int = start) -> list[Stmt]:
+                return body(i + start, part, i)
+
+            statements += self.c.unrolled(part.extent, of_part)
+        return statements
+
+    def _prefetched_results(self) -> list[Buffer]:
+        return []
+
+    def _results(self, place: Place, row: Expr, column: Expr, mr: int, size: int, acc: Buffer) -> list[Stmt]:
+        c, lanes = self.c, self.blocking.lanes
+        nv = -(-size // lanes)
+        sums = Buffer(c.names.fresh("sums"), c.dtype, (mr, nv * lanes), space="stack", access="local")
+
+        def keep(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
+            return [store(sums, (i, j * lanes + lane), load(acc, 0, i, j, lane))]
+
+        statements: list[Stmt] = [Alloc(sums), *c.cells(mr, nv, lanes, keep)]
+        by_shape: dict[tuple[int, ...], list[Value]] = {}
+        for result in c.outputs:
+            by_shape.setdefault(result.shape, []).append(result)
+        # results of one shape are finished together: one's epilogue may read another's sums at the same index
+        for shape, results in by_shape.items():
+            statements += self._finished(place, row, column, mr, size, sums, shape, results)
+        return statements
+
+    def _finished(
+        self,
+        place: Place,
+        row: Expr,
+        column: Expr,
+        mr: int,
+        size: int,
+        sums: Buffer,
+        shape: tuple[int, ...],
+        results: list[Value],
+    ) -> list[Stmt]:
+        """The epilogues and stores of the tile's results of this shape."""
+        c, lanes = self.c, self.blocking.lanes
+        numbers = [n for n, p in enumerate(self.products) if p.result.shape == shape]
+        rows, columns = self.rows, self.columns
+        row_starts, column_starts = [0] * len(self.products), [0] * len(self.products)
+        if isinstance(rows, JoinedSide):
+            row_starts = list(rows.starts)
+            rows = rows.parts[numbers[0]]
+            mr, row = rows.extent, index(0)
+        if isinstance(columns, JoinedSide):
+            column_starts = list(columns.starts)
+            columns = columns.parts[numbers[0]]
+            size, column = columns.extent, index(0)
+
+        def of_row(i: Expr) -> list[Stmt]:
+            def finish(j: Expr, lane: Expr) -> list[Stmt]:
+                offset = j * lanes + lane
+                for n in numbers:
+                    element = load(sums, i + row_starts[n], offset + column_starts[n])
+                    c.evaluator.bound[self.products[n].result] = lambda at, element=element: element  # type: ignore[misc]
+                with c.evaluator.scope() as inside:
+                    inside += c.stores(results, self.where(place, row + i, column + offset, rows, columns))
+                return inside
+
+            nv = -(-size // lanes)
+            return c.vectors(nv, lanes, finish, size - (nv - 1) * lanes)
+
+        if mr == 1:
+            return of_row(index(0))
+        i = c.names.var("r")
+        return [loop(i, 0, mr, of_row(i))]
