@@ -14,6 +14,8 @@ A group is legal when it is convex and every edge inside it is aligned: producer
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
 
+Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
+
 Views (broadcast, reshape, transpose, slice), splats and iotas belong to no group: each reader has its own copy, as
 index arithmetic.
 """
@@ -26,7 +28,7 @@ from dataclasses import dataclass, field
 from graphc.ir.graph import Builder, Dense, Graph, Node, Value
 from graphc.ir.ops import fused
 from graphc.ir.ops.contract import dimensions
-from graphc.ir.scalar import PRIMITIVES
+from graphc.passes.recompute import is_cheap, recompute
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice")
 _LONGEST_SEARCH = 100  # groups
@@ -95,7 +97,7 @@ def fuse(graph: Graph) -> Graph:
     >>> fuse(build.graph("f", [build.exp(build.neg(x))])).nodes
     (<fused #2: f32[8]>,)
     """
-    return _Fusion(graph).run()
+    return recompute(_Fusion(graph).run())
 
 
 class _Fusion:
@@ -320,7 +322,7 @@ class _Fusion:
             if group.kind != "map" or not any("diagonal" in n.attrs for n in group.nodes):
                 continue
             if any(v in self.outputs for n in group.nodes for v in n.results) or not all(
-                map(_is_cheap, group.nodes)
+                map(is_cheap, group.nodes)
             ):
                 continue
             users = {self.group_of[s] for n in group.nodes for s in self.successors[n]} - {group}
@@ -451,15 +453,3 @@ def _shared_operands(node: Node) -> list[tuple[tuple[object, ...], int]]:
         one("left", lhs, d.lhs_batch, d.lhs_summed, rhs, d.rhs_free),
         one("right", rhs, d.rhs_batch, d.rhs_summed, lhs, d.lhs_free),
     ]
-
-
-def _is_cheap(node: Node) -> bool:
-    """True of pointwise nodes without transcendentals or divisions: computing them again costs less than a load."""
-    if "pointwise" not in node.op.traits:
-        return False
-    name = node.op.name
-    return (
-        name in PRIMITIVES
-        and not PRIMITIVES[name].transcendental
-        and name not in ("div", "sqrt", "floordiv", "mod")
-    )
