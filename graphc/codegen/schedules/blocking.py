@@ -97,7 +97,7 @@ def blockings(product: Product, target: Target, lanes: int) -> Iterator[Blocking
             yield from _outer(product, target, rows, columns, swapped, lanes)
     both_along = bool(product.sums) and left.summed_stride == right.summed_stride == 1
     if both_along or left.extent == right.extent == 1:
-        yield _dot(product, target, lanes)
+        yield from _dot(product, target, lanes)
 
 
 def _caches(target: Target) -> tuple[int, int]:
@@ -229,12 +229,11 @@ def _outer_blocking(
 # ----------------------------------------------------------------------------------------------------------- dot form
 
 
-def _dot(product: Product, target: Target, widest: int) -> Blocking:
+def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
     m, n, k = max(product.left.extent, 1), max(product.right.extent, 1), product.depth
     lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
     computed = product.left.is_computed + product.right.is_computed
     bytes_, (first_cache, second_cache) = product.dtype.bytes, _caches(target)
-    best: tuple[float, Tile] | None = None
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
@@ -250,7 +249,4 @@ def _dot(product: Product, target: Target, widest: int) -> Blocking:
                 for tiles_n, b in _parts(n, nr):
                     step = max(a * b, (a + b) * load, _CHAINS / 2) + _LOAD * (a + b) + a * streamed
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
-            if best is None or cost < best[0]:
-                best = cost, Tile(mr, nr)
-    assert best is not None
-    return Blocking("dot", False, lanes, best[1], k, cost=best[0] + m * n / lanes * _STORE)
+            yield Blocking("dot", False, lanes, Tile(mr, nr), k, cost=cost + m * n / lanes * _STORE)

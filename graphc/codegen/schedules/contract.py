@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from graphc.codegen.schedules.byproduct import begin
 from graphc.codegen.schedules.dot import DotProducts
-from graphc.codegen.schedules.joined import JoinedProducts, join
+from graphc.codegen.schedules.joined import JoinedDotProducts, JoinedOuterProducts, join
 from graphc.codegen.schedules.loops import nest
 from graphc.codegen.schedules.operands import contractions
 from graphc.codegen.schedules.outer import OuterProducts
@@ -37,7 +37,8 @@ def schedule_contract(region: Graph, target: Target, in_place: Mapping[int, int]
         if joined is None:
             raise CompileError(f"contract: expected contractions that fit one tile, got {region}")
         c = Contraction(region, target, in_place, joined.product, joined.blocking)
-        form = JoinedProducts(c, joined.products)
+        joined_form = JoinedOuterProducts if c.blocking.form == "outer" else JoinedDotProducts
+        form = joined_form(c, joined.products)
     else:
         c = Contraction(region, target, in_place)
         form = OuterProducts(c) if c.blocking.form == "outer" else DotProducts(c)

@@ -1,32 +1,36 @@
 """Contractions that share an operand, as one: their other operands lie side by side, as if they were one.
 
 In: a contract region with several contractions. Out: its joined `Product` and the cheapest blocking of it (`join`), or
-nothing where each on its own costs less; and `JoinedProducts`, the outer form with such an operand.
+nothing where each on its own costs less; and both forms with such an operand.
 
 One tile covers all that is joined, so that each of its rows or columns belongs to a product that is known when the code
-is written. Joined columns are packed side by side into one panel: narrow products fill vectors together. Joined rows
-share the vectors that are loaded. The tile's sums go through memory on the stack, from where each product's epilogue
-takes its own.
+is written. Joined rows share the vectors that are loaded; so do joined columns of the dot form. Joined columns of the
+outer form are packed side by side into one panel, where narrow products fill vectors together; where a product does not
+begin with a vector the tile's sums go through memory on the stack, from where its epilogue takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from graphc.codegen.schedules.blocking import Blocking, blockings, choose_blocking
+from graphc.codegen.schedules.dot import DotProducts, Spot
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.operands import Product, Side, products_of
-from graphc.codegen.schedules.outer import Block, OuterProducts, from_start
+from graphc.codegen.schedules.outer import LARGEST_EPILOGUE, Block, OuterProducts, from_start
 from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
 from graphc.codegen.schedules.tiles import Contraction, Place, full_lanes
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Value
-from graphc.ir.kernel import Alloc, Buffer, Expr, Stmt, constant, index, load, loop, store
+from graphc.ir.kernel import Alloc, Buffer, Const, Expr, Stmt, constant, index, load, loop, store
 
 _CALL = (
     100.0  # slots that a kernel of its own costs: the call, its tiles' calls, code that is not in the cache
+)
+_DOT_VECTORS = (
+    2  # vectors of joined columns in the dot form, whose groups of columns are written out one by one
 )
 _RESULT_VECTOR = 2.0  # slots to finish one more vector of results
 _PACKED_VECTOR = 5.0  # slots to pack one more vector
@@ -47,6 +51,11 @@ class JoinedSide(Side):
     def starts(self) -> tuple[int, ...]:
         """Where each part begins."""
         return tuple(sum(p.extent for p in self.parts[:i]) for i in range(len(self.parts)))
+
+    def part_at(self, position: int) -> tuple[Side, Expr]:
+        """The part at this position, and the index in it."""
+        number = max(n for n, start in enumerate(self.starts) if start <= position)
+        return self.parts[number], index(position - self.starts[number])
 
     @property
     def free_stride(self) -> int | None:
@@ -138,8 +147,11 @@ def _side_by_side(sides: list[Side]) -> JoinedSide:
 
 
 def _fits(product: Product, b: Blocking) -> bool:
-    if b.form != "outer":
-        return False
+    """True if one tile holds all that is joined."""
+    if b.form == "dot":
+        if isinstance(product.left, JoinedSide):
+            return b.tile.rows >= product.left.extent
+        return product.right.extent <= _DOT_VECTORS * b.lanes
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     if isinstance(columns, JoinedSide):
         return b.columns != "none" and b.tile.vectors * b.lanes >= columns.extent
@@ -150,14 +162,35 @@ def _extra(product: Product, b: Blocking) -> float:
     """Slots beyond those of an ordinary product: what is joined is packed and finished part by part."""
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     vectors = -(-columns.extent // b.lanes)
-    cost = rows.extent * vectors * _RESULT_VECTOR  # the way through memory
+    cost = 0.0
+    if b.form == "outer":
+        cost += rows.extent * vectors * _RESULT_VECTOR  # the way through memory
     if isinstance(columns, JoinedSide):
         more = sum(-(-part.extent // b.lanes) for part in columns.parts) - vectors
-        cost += more * (rows.extent * _RESULT_VECTOR + product.depth * _PACKED_VECTOR)
+        cost += more * rows.extent * _RESULT_VECTOR
+        if b.form == "outer":
+            cost += more * product.depth * _PACKED_VECTOR
     return cost
 
 
-class JoinedProducts(OuterProducts):
+def _by_shape(c: Contraction, products: Sequence[Product]) -> Iterator[tuple[list[int], list[Value]]]:
+    """Products whose results have one shape, by number, and what the region makes of that shape.
+
+    They are finished together, at one index after the other: an epilogue may read several of them.
+    """
+    for shape in dict.fromkeys(v.shape for v in c.outputs):
+        numbers = [n for n, p in enumerate(products) if p.result.shape == shape]
+        yield numbers, [v for v in c.outputs if v.shape == shape]
+
+
+def _own(side: Side, number: int) -> tuple[Side, tuple[int, ...] | None]:
+    """A product's own operand of a side, and where each product's part begins; `None` where it is shared."""
+    if isinstance(side, JoinedSide):
+        return side.parts[number], side.starts
+    return side, None
+
+
+class JoinedOuterProducts(OuterProducts):
     """Writes the statements of several contractions in the outer form."""
 
     def __init__(self, c: Contraction, products: tuple[Product, ...]) -> None:
@@ -235,13 +268,17 @@ class JoinedProducts(OuterProducts):
         def keep(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             return [store(sums, (i, j * lanes + lane), load(acc, 0, i, j, lane))]
 
-        statements: list[Stmt] = [Alloc(sums), *c.cells(mr, nv, lanes, keep)]
-        by_shape: dict[tuple[int, ...], list[Value]] = {}
-        for result in c.outputs:
-            by_shape.setdefault(result.shape, []).append(result)
-        # results of one shape are finished together: one's epilogue may read another's sums at the same index
-        for shape, results in by_shape.items():
-            statements += self._finished(place, row, column, mr, size, sums, shape, results)
+        small = c.epilogue_size * mr * nv <= LARGEST_EPILOGUE
+        statements: list[Stmt] = []
+        kept = False
+        for numbers, results in _by_shape(c, self.products):
+            starts = _own(self.columns, numbers[0])[1] or ()
+            in_registers = small and all(starts[n] % lanes == 0 for n in numbers if starts)
+            if not in_registers and not kept:
+                statements += [Alloc(sums), *c.cells(mr, nv, lanes, keep)]
+                kept = True
+            found = acc if in_registers else sums
+            statements += self._finished(place, row, column, mr, size, found, numbers, results)
         return statements
 
     def _finished(
@@ -252,37 +289,129 @@ class JoinedProducts(OuterProducts):
         mr: int,
         size: int,
         sums: Buffer,
-        shape: tuple[int, ...],
+        numbers: list[int],
         results: list[Value],
     ) -> list[Stmt]:
-        """The epilogues and stores of the tile's results of this shape."""
+        """The epilogues and stores of a tile's results of one shape; `sums` are the accumulators or a copy in memory."""
         c, lanes = self.c, self.blocking.lanes
-        numbers = [n for n, p in enumerate(self.products) if p.result.shape == shape]
-        rows, columns = self.rows, self.columns
-        row_starts, column_starts = [0] * len(self.products), [0] * len(self.products)
-        if isinstance(rows, JoinedSide):
-            row_starts = list(rows.starts)
-            rows = rows.parts[numbers[0]]
+        rows, row_starts = _own(self.rows, numbers[0])
+        columns, column_starts = _own(self.columns, numbers[0])
+        if row_starts is not None:
             mr, row = rows.extent, index(0)
-        if isinstance(columns, JoinedSide):
-            column_starts = list(columns.starts)
-            columns = columns.parts[numbers[0]]
+        if column_starts is not None:
             size, column = columns.extent, index(0)
+
+        def total(n: int, i: Expr, j: Expr, lane: Expr) -> Expr:
+            i = i + (row_starts[n] if row_starts else 0)
+            start = column_starts[n] if column_starts else 0
+            if sums.space == "reg":
+                return load(sums, 0, i, j + start // lanes, lane)
+            return load(sums, i, j * lanes + lane + start)
 
         def of_row(i: Expr) -> list[Stmt]:
             def finish(j: Expr, lane: Expr) -> list[Stmt]:
-                offset = j * lanes + lane
                 for n in numbers:
-                    element = load(sums, i + row_starts[n], offset + column_starts[n])
-                    c.evaluator.bound[self.products[n].result] = lambda at, element=element: element  # type: ignore[misc]
+                    c.evaluator.bound[self.products[n].result] = _always(total(n, i, j, lane))
+                where = self.where(place, row + i, column + j * lanes + lane, rows, columns)
                 with c.evaluator.scope() as inside:
-                    inside += c.stores(results, self.where(place, row + i, column + offset, rows, columns))
+                    inside += c.stores(results, where)
                 return inside
 
             nv = -(-size // lanes)
             return c.vectors(nv, lanes, finish, size - (nv - 1) * lanes)
 
-        if mr == 1:
-            return of_row(index(0))
+        if mr == 1 or sums.space == "reg":
+            return c.unrolled(mr, of_row)
         i = c.names.var("r")
         return [loop(i, 0, mr, of_row(i))]
+
+
+class JoinedDotProducts(DotProducts):
+    """Writes the statements of several contractions in the dot form."""
+
+    def __init__(self, c: Contraction, products: tuple[Product, ...]) -> None:
+        self.products = products
+        super().__init__(c)
+
+    @property
+    def columns_at_once(self) -> int:
+        return self.right.extent if isinstance(self.right, JoinedSide) else super().columns_at_once
+
+    def _tile(self, place: Place, row: Expr, mr: int, column: Expr, active: int) -> list[Stmt]:
+        # a tile holds all that is joined, from its beginning on
+        if isinstance(self.right, JoinedSide):
+            column = index(0)
+        return super()._tile(place, row, mr, column, active)
+
+    def row_at(self, row: Expr, i: int) -> tuple[Side, Expr]:
+        return self.left.part_at(i) if isinstance(self.left, JoinedSide) else super().row_at(row, i)
+
+    def column_at(self, column: Expr, j: int) -> tuple[Side, Expr]:
+        if not isinstance(self.right, JoinedSide):
+            return super().column_at(column, j)
+        assert isinstance(column, Const)
+        return self.right.part_at(int(column.value) + j)
+
+    def _groups(
+        self, place: Place, row: Expr, mr: int, column: Expr, nr: int, full: int, each: int, sums: Buffer
+    ) -> list[Stmt]:
+        if not isinstance(self.right, JoinedSide):
+            return super()._groups(place, row, mr, column, nr, full, each, sums)
+        groups = [
+            self._group(place, row, mr, column + g * nr, nr, index(g * each), sums) for g in range(full)
+        ]
+        return [statement for group in groups for statement in group]
+
+    def _results(
+        self, place: Place, row: Expr, mr: int, column: Expr, active: int, sums: Buffer, spot: Spot
+    ) -> list[Stmt]:
+        statements: list[Stmt] = []
+        for numbers, results in _by_shape(self.c, self.products):
+            statements += self._finished(place, row, mr, column, active, sums, spot, numbers, results)
+        return statements
+
+    def _finished(
+        self,
+        place: Place,
+        row: Expr,
+        mr: int,
+        column: Expr,
+        size: int,
+        sums: Buffer,
+        spot: Spot,
+        numbers: list[int],
+        results: list[Value],
+    ) -> list[Stmt]:
+        """The epilogues and stores of a tile's results of one shape."""
+        c, lanes = self.c, self.lanes
+        left, row_starts = _own(self.left, numbers[0])
+        right, column_starts = _own(self.right, numbers[0])
+        if row_starts is not None:
+            mr, row = left.extent, index(0)
+        if column_starts is not None:
+            size, column = right.extent, index(0)
+
+        def finish(i: int, offsets: range, lane: Expr) -> list[Stmt]:
+            made: list[Stmt] = []
+            for n in numbers:
+                first = column_starts[n] if column_starts else 0
+                own_row = i + (row_starts[n] if row_starts else 0)
+                spots = [spot(own_row, first + offset) for offset in offsets]
+                picked, value = self.picked(sums, spots, lane)
+                made += picked
+                c.evaluator.bound[self.products[n].result] = _always(value)
+            where = self.where(place, row + i, column + offsets.start + lane, left, right)
+            with c.evaluator.scope() as inside:
+                inside += c.stores(results, where)
+            return made + self.masked(len(offsets), lane, inside)
+
+        statements: list[Stmt] = []
+        for i in range(mr):
+            for start in range(0, size, lanes):
+                offsets = range(start, min(size, start + lanes))
+                statements += lane_block(c.names, lanes, partial(finish, i, offsets))
+        return statements
+
+
+def _always(value: Expr) -> Callable[[tuple[Expr, ...]], Expr]:
+    return lambda at: value

@@ -32,7 +32,7 @@ from graphc.ir.kernel import (
 from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
-_LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
+LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _AHEAD = 8  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -374,7 +374,7 @@ class OuterProducts:
         statements: list[Stmt] = [*map(Alloc, summed)]
         if summed:
             statements += c.vectors(nv, lanes, begin_sums)
-        if mr > 1 and c.epilogue_size * mr * nv > _LARGEST_EPILOGUE:
+        if mr > 1 and c.epilogue_size * mr * nv > LARGEST_EPILOGUE:
             # row by row in a loop: the sums go through memory, which costs less than to compile each row
             sums = Buffer(c.names.fresh("sums"), c.dtype, (mr, nv * lanes), space="stack", access="local")
             statements.append(Alloc(sums))
