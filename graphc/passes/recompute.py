@@ -133,6 +133,7 @@ class _Recomputation:
         self.regions = {
             n: _Region(n, n.regions[0], n.operands, n.results) for n in graph.nodes if n.op.name == "fused"
         }
+        self.changed = False
         self.readers: dict[Value, list[Node]] = {}
         for node in self.regions:
             for value in dict.fromkeys(node.operands):
@@ -145,7 +146,7 @@ class _Recomputation:
                 if chain is not None and chain.missing is None and self._pays([chain], 0):
                     self._give_up(node, [chain], {})
             self._store_what_they_share(node)
-        return self._rebuild()
+        return self._rebuild() if self.changed else self.graph
 
     def _store_what_they_share(self, node: Node) -> None:
         """Where several results are cheap functions of one value that isn't stored, it is, and they are not."""
@@ -228,6 +229,7 @@ class _Recomputation:
 
     def _give_up(self, node: Node, chains: Sequence[_Chain], stored: Mapping[Value, Value]) -> None:
         """The readers compute these values; the region stores `stored` and no longer makes the values for them."""
+        self.changed = True
         for chain in chains:
             for reader in self.readers.pop(chain.value):
                 old = self.regions[reader]

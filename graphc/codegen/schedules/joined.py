@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 from graphc.codegen.schedules.blocking import Blocking, blockings, choose_blocking
 from graphc.codegen.schedules.dot import DotProducts, Spot
@@ -98,6 +98,7 @@ def join(region: Graph, target: Target) -> Join | None:
     return Join(tuple(products), product, replace(blocking, cost=cost))
 
 
+@lru_cache(maxsize=256)  # by the region's text: compiling asks more than once
 def pays(region: Graph, target: Target) -> bool:
     """True if the region's contractions cost less as one than each on its own."""
     joined = join(region, target)
