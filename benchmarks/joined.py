@@ -19,9 +19,9 @@ from graphc.codegen.schedules.joined import join, pays
 
 @dataclass(frozen=True)
 class Mix:
-    """Products of a shared operand with others of these extents: x Wᵀ, x W or Xᵀ y share the left one, x W the right."""
+    """Products of a shared operand with others of these extents."""
 
-    form: str  # ABT, AB and ATB share the left operand, "right" shares the right one
+    form: str  # of the shared operand s and another one o; T: it is transposed
     shared: int  # the free extent of the shared operand
     extents: tuple[int, ...]
     depth: int
@@ -34,46 +34,51 @@ class Mix:
         rng = np.random.default_rng(0)
         m, k = self.shared, self.depth
         shapes = {
-            "ABT": [(m, k), *((n, k) for n in self.extents)],
-            "AB": [(m, k), *((k, n) for n in self.extents)],
-            "ATB": [(k, m), *((k, n) for n in self.extents)],
-            "right": [(k, m), *((n, k) for n in self.extents)],
-            "rightT": [(m, k), *((n, k) for n in self.extents)],
+            "s oT": [(m, k), *((n, k) for n in self.extents)],
+            "s o": [(m, k), *((k, n) for n in self.extents)],
+            "sT o": [(k, m), *((k, n) for n in self.extents)],
+            "o s": [(k, m), *((n, k) for n in self.extents)],
+            "o sT": [(m, k), *((n, k) for n in self.extents)],
+            "oT s": [(k, m), *((k, n) for n in self.extents)],
         }[self.form]
         return [rng.standard_normal(s).astype(np.float32) for s in shapes]
 
     def products(self) -> Callable:
         """All products, of numpy's arrays and of graphc's."""
         return {
-            "ABT": lambda x, *ws: tuple(x @ w.T for w in ws),
-            "AB": lambda x, *ws: tuple(x @ w for w in ws),
-            "ATB": lambda x, *ws: tuple(x.T @ w for w in ws),
-            "right": lambda w, *xs: tuple(x @ w for x in xs),
-            "rightT": lambda w, *xs: tuple(x @ w.T for x in xs),
+            "s oT": lambda s, *others: tuple(s @ o.T for o in others),
+            "s o": lambda s, *others: tuple(s @ o for o in others),
+            "sT o": lambda s, *others: tuple(s.T @ o for o in others),
+            "o s": lambda s, *others: tuple(o @ s for o in others),
+            "o sT": lambda s, *others: tuple(o @ s.T for o in others),
+            "oT s": lambda s, *others: tuple(o.T @ s for o in others),
         }[self.form]
 
 
 MIXES = (
-    Mix("ABT", 32, (10, 3), 128),
-    Mix("ABT", 256, (10, 3, 1), 512),
-    Mix("ABT", 4096, (10, 3), 1024),
-    Mix("ABT", 64, (16, 16, 16), 64),
-    Mix("ABT", 128, (20, 20, 20), 256),
-    Mix("ABT", 1, (16, 16, 16), 64),
-    Mix("ABT", 1, (20, 20), 784),
-    Mix("AB", 32, (10, 3), 128),
-    Mix("AB", 512, (8, 8, 8, 8), 64),
-    Mix("AB", 8, (32, 32), 32),
-    Mix("AB", 8, (10, 3), 1024),
-    Mix("AB", 100, (32, 32), 512),
-    Mix("ATB", 128, (10, 3), 64),
-    Mix("ATB", 784, (5, 7), 256),
-    Mix("right", 4096, (1, 1), 1024),
-    Mix("right", 512, (2, 3), 512),
-    Mix("right", 64, (16, 16), 64),
-    Mix("rightT", 512, (2, 3), 512),
-    Mix("rightT", 1024, (1, 1), 1024),
-    Mix("rightT", 100, (30, 20), 100),
+    Mix("s oT", 32, (10, 3), 128),
+    Mix("s oT", 256, (10, 3, 1), 512),
+    Mix("s oT", 4096, (10, 3), 1024),
+    Mix("s oT", 64, (16, 16, 16), 64),
+    Mix("s oT", 128, (20, 20, 20), 256),
+    Mix("s oT", 1, (16, 16, 16), 64),
+    Mix("s oT", 1, (20, 20), 784),
+    Mix("s o", 32, (10, 3), 128),
+    Mix("s o", 512, (8, 8, 8, 8), 64),
+    Mix("s o", 8, (32, 32), 32),
+    Mix("s o", 8, (10, 3), 1024),
+    Mix("s o", 100, (32, 32), 512),
+    Mix("sT o", 128, (10, 3), 64),
+    Mix("sT o", 784, (5, 7), 256),
+    Mix("o s", 4096, (1, 1), 1024),
+    Mix("o s", 512, (2, 3), 512),
+    Mix("o s", 64, (16, 16), 64),
+    Mix("o sT", 512, (2, 3), 512),
+    Mix("o sT", 1024, (1, 1), 1024),
+    Mix("o sT", 100, (30, 20), 100),
+    Mix("oT s", 512, (10, 3), 256),
+    Mix("oT s", 128, (10, 3), 32),
+    Mix("oT s", 784, (2, 3), 64),
 )
 
 

@@ -18,11 +18,12 @@ from graphc.codegen.schedules.joined import join
 from graphc.codegen.separate import separate
 from graphc.codegen.target import Target, host_target, target_from_name
 from graphc.frontend.array import Array
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
 from graphc.ir.kernel_verify import verify_kernel
 from graphc.ir.parser import parse
 from graphc.ir.plan import Plan, run_plan, verify_plan
+from graphc.ir.types import f64
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
 from graphc.passes.simplify import simplify
@@ -323,6 +324,58 @@ def test_random_mixes(data: st.DataObject) -> None:
         replace(host_target(), cache_bytes=cache_bytes),
         kernels=None,
     )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Graph:
+    """Contractions of few operands in every order, and pointwise nodes and sums over rows that read them."""
+    build = Builder()
+    m, k = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    widths = draw(st.lists(st.sampled_from((k, 3, 5, 17)), min_size=1, max_size=2))
+    values = [build.input(f64[m, k], "x"), build.input(f64[2, k], "y"), build.input(f64[m, widths[0]], "z")]
+    weights = [build.input(f64[k, n], f"w{i}") for i, n in enumerate([*widths, widths[0]])]
+    for _ in range(draw(st.integers(4, 14))):
+        x = draw(st.sampled_from(values))
+        kind = draw(
+            st.sampled_from(("contract", "contract", "contract", "gradient", "tanh", "binary", "binary"))
+        )
+        if kind == "contract":
+            fit = [w for w in weights if w.shape[0] == x.shape[1]]
+            if fit:
+                w = draw(st.sampled_from(fit))
+                values.append(build.contract(x, w, axes=((1,), (0,)), batch=((), ())))
+        elif kind == "gradient":
+            y = draw(st.sampled_from([v for v in values if v.shape[0] == x.shape[0]]))
+            values.append(build.contract(x, y, axes=((0,), (0,)), batch=((), ())))
+        elif kind == "tanh":
+            values.append(build.tanh(x))
+        else:
+            y = draw(st.sampled_from([v for v in values if v.type == x.type]))
+            values.append(build.mul(build.tanh(x), y) if draw(st.booleans()) else build.sub(x, y))
+    sums = [build.reduce_sum(v, axes=(0,)) for v in values[3:] if draw(st.integers(0, 3)) == 0]
+    return build.graph("network", [*values[-4:], *sums])
+
+
+@settings(max_examples=40)
+@given(networks())
+def test_random_networks_joined_and_apart(graph: Graph) -> None:
+    graph = simplify(graph)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(t.shape) for t in graph.input_types]
+    want = interpret(graph, arrays)
+    fused = fuse(graph)
+    verify(fused)
+    assert ordered(unfuse(fused)) == ordered(graph)
+    for decision in (always_if_possible, lambda region, target: False):
+        with patch("graphc.codegen.separate.pays", decision):
+            apart = separate(fused, host_target())
+            plan = make_plan(fused, host_target())
+        verify(apart)
+        assert ordered(unfuse(apart)) == ordered(graph)
+        verify_plan(plan)
+        positions = sorted(b.position for b in plan.of_kind("output"))
+        for position, got in zip(positions, run_plan(plan, arrays), strict=True):
+            np.testing.assert_allclose(got, want[position], rtol=1e-9, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------- joined or apart

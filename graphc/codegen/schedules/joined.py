@@ -34,7 +34,8 @@ _DOT_VECTORS = (
 )
 _RESULT_VECTOR = 2.0  # slots to finish one more vector of results
 _PACKED_VECTOR = 5.0  # slots to pack one more vector
-_STREAMING = 3.0  # slots to read a vector of the shared operand from memory once more
+_AGAIN = 2.0  # slots to read one more vector of the shared operand from beyond the second cache
+_MARGIN = 0.9  # a gain of less is within the error of the model
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def join(region: Graph, target: Target) -> Join | None:
     for product in _joined(products):
         for b in blockings(product, target, lanes):
             if _fits(product, b):
-                found.append((b.cost + _extra(product, b), product, b))
+                found.append((b.cost + _extra(product, b, target), product, b))
     if not found:
         return None
     cost, product, blocking = min(found, key=lambda f: f[0])
@@ -113,17 +114,25 @@ def pays(region: Graph, target: Target) -> bool:
         *joined.product.right.outer_extents,
     ):
         places *= max(n, 1)
-    left_is_shared = isinstance(joined.product.right, JoinedSide)
     for number, product in enumerate(joined.products):
         single = choose_blocking(product, target, lanes)
         apart += single.cost
         if number:
-            apart += _CALL / places
-            shared = product.left if left_is_shared else product.right
-            size = shared.value.type.bytes
-            if left_is_shared != single.swapped and size > target.cache_bytes[-1] / 2:
-                apart += _STREAMING * shared.value.type.size / lanes / places
-    return joined.blocking.cost < apart
+            apart += (_CALL + _read_again(joined, product, single, target)) / places
+    return joined.blocking.cost < _MARGIN * apart
+
+
+def _read_again(joined: Join, product: Product, single: Blocking, target: Target) -> float:
+    """What a product of its own pays to bring the shared operand from beyond the second cache once more."""
+    left_is_shared = isinstance(joined.product.right, JoinedSide)
+    shared = product.left if left_is_shared else product.right
+    size, second_cache = shared.value.type.bytes, target.cache_bytes[min(1, len(target.cache_bytes) - 1)]
+    are_columns = single.form == "outer" and left_is_shared == single.swapped
+    if size <= second_cache / 2 or (
+        are_columns and size > second_cache
+    ):  # the blocking's cost has those columns
+        return 0.0
+    return _AGAIN * shared.value.type.size / target.lanes(product.dtype)
 
 
 def _joined(products: list[Product]) -> Iterator[Product]:
@@ -159,7 +168,7 @@ def _fits(product: Product, b: Blocking) -> bool:
     return b.tile.rows >= rows.extent and not b.rows_packed
 
 
-def _extra(product: Product, b: Blocking) -> float:
+def _extra(product: Product, b: Blocking, target: Target) -> float:
     """Slots beyond those of an ordinary product: what is joined is packed and finished part by part."""
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     vectors = -(-columns.extent // b.lanes)
@@ -171,6 +180,11 @@ def _extra(product: Product, b: Blocking) -> float:
         cost += more * rows.extent * _RESULT_VECTOR
         if b.form == "outer":
             cost += more * product.depth * _PACKED_VECTOR
+        elif (b.tile.rows + columns.extent) * product.depth * product.dtype.bytes > target.cache_bytes[
+            0
+        ] * 3 / 4:
+            # each tile of rows reads all columns, from the second cache where the first doesn't hold them
+            cost += rows.extent / b.tile.rows * columns.extent * product.depth / b.lanes
     return cost
 
 
