@@ -35,6 +35,8 @@ _DOT_VECTORS = (
 _RESULT_VECTOR = 2.0  # slots to finish one more vector of results
 _PACKED_VECTOR = 5.0  # slots to pack one more vector
 _AGAIN = 2.0  # slots to read one more vector of the shared operand from beyond the second cache
+# What narrower vectors than the full ones cost, where full ones are executed as two halves of so many bytes (Zen 4):
+_HALF_BYTES, _NARROW = 32, 0.6
 _MARGIN = 0.9  # a gain of less is within the error of the model
 
 
@@ -116,7 +118,8 @@ def pays(region: Graph, target: Target) -> bool:
         places *= max(n, 1)
     for number, product in enumerate(joined.products):
         single = choose_blocking(product, target, lanes)
-        apart += single.cost
+        narrow = single.lanes < lanes and lanes * product.dtype.bytes > _HALF_BYTES
+        apart += single.cost * (_NARROW if narrow else 1.0)
         if number:
             apart += (_CALL + _read_again(joined, product, single, target)) / places
     return joined.blocking.cost < _MARGIN * apart
