@@ -37,6 +37,9 @@ _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
 _WIDEST_JOIN = 64
 _OPEN_JOINS = 4  # groups of one shared operand that a contraction is offered to: fusion stays linear
 
+# its role, the operand, its batch and summed dimensions, and the outer free extents of the other operand
+_SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
 
 @dataclass(eq=False)
 class _Group:
@@ -271,7 +274,7 @@ class _Fusion:
 
     def _join_contractions(self) -> None:
         """Narrow contractions that share an operand become one group, and then what reads several of them joins too."""
-        joins: dict[tuple[object, ...], list[_Group]] = {}
+        joins: dict[_SharedOperand, list[_Group]] = {}
         for node in self.compute:
             group = self.group_of[node]
             if "contraction" not in node.op.traits or group.contractions[0] is not node or group.byproducts:
@@ -295,11 +298,10 @@ class _Fusion:
                 if len(producer.contractions) > 1:
                     self._try_merge(producer, node)
 
-    def _join(self, key: tuple[object, ...], first: _Group, second: _Group) -> bool:
+    def _join(self, key: _SharedOperand, first: _Group, second: _Group) -> bool:
         """Makes one group of two if they fit each other, and no path between them forbids it."""
-        if (
-            first is second or self.group_of[first.nodes[0]] is not first
-        ):  # it is in a join of its other operand
+        # the first one may have been joined to others by its other operand since
+        if first is second or self.group_of[first.nodes[0]] is not first:
             return False
         members = [*first.contractions, *second.contractions]
         widths = [dict(_shared_operands(n)).get(key, _WIDEST_JOIN + 1) for n in members]
@@ -437,19 +439,18 @@ class _Fusion:
         ]
 
 
-def _shared_operands(node: Node) -> list[tuple[tuple[object, ...], int]]:
+def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:
     """For each operand of a contraction: what another one that shares it must have in common, and this one's width.
 
     The width is the extent of the last free dimension of the operand that is not shared.
     """
     lhs, rhs = node.operands
     d = dimensions(node.attrs, lhs.type.rank, rhs.type.rank)
-
-    def one(role: str, shared: Value, batch: object, summed: object, other: Value, free: tuple[int, ...]):  # type: ignore[no-untyped-def]
-        outer = tuple(other.shape[i] for i in free[:-1])
-        return (role, shared, batch, summed, outer, node.type.dtype), other.shape[free[-1]] if free else 1
-
+    sides = (
+        ("left", lhs, d.lhs_batch, d.lhs_summed, [rhs.shape[i] for i in d.rhs_free]),
+        ("right", rhs, d.rhs_batch, d.rhs_summed, [lhs.shape[i] for i in d.lhs_free]),
+    )
     return [
-        one("left", lhs, d.lhs_batch, d.lhs_summed, rhs, d.rhs_free),
-        one("right", rhs, d.rhs_batch, d.rhs_summed, lhs, d.lhs_free),
+        ((role, shared, batch, summed, tuple(free[:-1])), free[-1] if free else 1)
+        for role, shared, batch, summed, free in sides
     ]

@@ -27,10 +27,10 @@ from graphc.ir.graph import Graph, Value
 from graphc.ir.kernel import Alloc, Buffer, Const, Expr, Stmt, constant, index, load, loop, store
 
 _CALL = (
-    100.0  # slots that a kernel of its own costs: the call, its tiles' calls, code that is not in the cache
+    50.0  # slots that a kernel of its own costs: its call, those of its tiles, code that isn't in the cache
 )
 _DOT_VECTORS = (
-    2  # vectors of joined columns in the dot form, whose groups of columns are written out one by one
+    2  # vectors of joined columns in the dot form: their groups of columns are written out one by one
 )
 _RESULT_VECTOR = 2.0  # slots to finish one more vector of results
 _PACKED_VECTOR = 5.0  # slots to pack one more vector
