@@ -65,6 +65,7 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     """Passes, schedules and emission; `seconds` gets the time of each part."""
     from graphc.codegen.memory import make_plan
     from graphc.codegen.program import emit_program
+    from graphc.codegen.separate import separate
     from graphc.ir.kernel_verify import verify_kernel
     from graphc.ir.plan import verify_plan
     from graphc.passes.fuse import fuse
@@ -76,7 +77,7 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
         verify(graph)
     clock("verify")
     simplified = simplify(graph)
-    fused = fuse(simplified)
+    fused = separate(fuse(simplified), target)
     clock("passes")
     if level > 1:
         verify(simplified)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from fused_text import check_fused, ordered
 
-from graphc.frontend import losses
+from graphc.codegen.memory import make_plan
+from graphc.codegen.target import host_target
+from graphc.compiler import compile as compile_graph
+from graphc.frontend import activations, losses
+from graphc.frontend import functions as F
 from graphc.frontend.array import Array
+from graphc.frontend.optim import SGD, Adam, Optimizer
 from graphc.frontend.tracer import trace
-from graphc.ir.graph import Builder, Graph, Value
+from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
 from graphc.ir.parser import parse
+from graphc.ir.plan import CallStep, run_plan, verify_plan
 from graphc.ir.types import f32, i32
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
@@ -188,32 +198,9 @@ CASES = {
 }
 
 
-def ordered(graph: Graph) -> Graph:
-    """The same graph with its nodes in the order in which the outputs need them, and without a stage."""
-    build = Builder()
-    new = {v: build.input(v.type, v.node.name) for v in graph.inputs}
-
-    def visit(value: Value) -> Value:
-        if value not in new:
-            node = value.node
-            copy = build.emit(node.op, [visit(v) for v in node.operands], node.attrs, node.regions)
-            new.update(zip(node.results, copy.results, strict=True))
-        return new[value]
-
-    return build.graph(graph.name, [visit(v) for v in graph.outputs])
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_fused_graph(name: str) -> None:
-    before, after = (parse(text) for text in CASES[name])
-    fused = fuse(before)
-    verify(fused)
-    assert fused == after, str(fused)
-    assert ordered(unfuse(fused)) == ordered(before)
-    rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=t.shape).astype(t.dtype.numpy) for t in before.input_types]
-    for got, want in zip(interpret(fused, arrays), interpret(before, arrays), strict=True):
-        np.testing.assert_array_equal(got, want)
+    check_fused(*CASES[name])
 
 
 def test_softmax_cross_entropy_and_its_gradient_are_one_pass_over_the_rows() -> None:
@@ -256,3 +243,115 @@ def test_a_marked_diagonal_that_is_an_output_is_stored_once() -> None:
     fused = fuse(before)
     assert [n.attrs["kind"] for n in fused.nodes] == ["map", "contract"]
     assert ordered(unfuse(fused)) == ordered(before)
+
+
+# ------------------------------------------------------------------------------------------------- whole training steps
+
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(0.1), "momentum": SGD(0.1, momentum=0.9), "adam": Adam(0.1)}
+SIZES = (6, 9, 8, 5)
+
+
+def training_step(optimizer: Optimizer, activation: Callable[[Array], Array], loss: str) -> Graph:
+    """The simplified graph of a perceptron's training step for a batch of 7."""
+    parameters = {}
+    for i, (fan_in, fan_out) in enumerate(pairwise(SIZES)):
+        parameters[f"weight{i}"] = np.zeros((fan_out, fan_in), np.float32)
+        parameters[f"bias{i}"] = np.zeros(fan_out, np.float32)
+
+    def value(p: dict[str, Array], x: Array, y: Array) -> Array:
+        h = x
+        for i in range(len(SIZES) - 1):
+            h = h @ p[f"weight{i}"].T + p[f"bias{i}"]
+            h = activation(h) if i + 2 < len(SIZES) else h
+        return losses.cross_entropy(h, y) if loss == "cross_entropy" else losses.mse(h, y)
+
+    def step(p: dict[str, Array], state: dict[str, Array], x: Array, y: Array, rate: Array) -> object:
+        result, gradients = value_and_grad(value)(p, x, y)
+        return result, *optimizer.update(p, gradients, state, rate)
+
+    labels = i32[7] if loss == "cross_entropy" else f32[7, SIZES[-1]]
+    return simplify(trace(step, parameters, optimizer.init(parameters), f32[7, SIZES[0]], labels, f32[()]))
+
+
+def arguments_of(graph: Graph) -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    return [
+        rng.uniform(0.1, 1, t.shape).astype(t.dtype.numpy)
+        if t.dtype.is_float
+        else rng.integers(0, SIZES[-1], t.shape).astype(t.dtype.numpy)
+        for t in graph.input_types
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_are_in_the_store_of_the_weight_gradients_and_no_buffer_holds_a_gradient(name: str) -> None:
+    graph = training_step(OPTIMIZERS[name], activations.relu, "cross_entropy")
+    fused = fuse(graph)
+    verify(fused)
+    assert ordered(unfuse(fused)) == ordered(graph)
+    weights = [f32[shape] for shape in [(9, 6), (8, 9), (5, 8)]]
+    updates = [n for n in fused.nodes if any(t in weights for t in n.types)]
+    assert len(updates) == len(weights)
+    for node in updates:
+        assert node.attrs["kind"] == "contract"
+        assert all(
+            v in fused.outputs for v in node.results
+        )  # the new weight and the new state, not the gradient
+        assert len(node.results) == {"sgd": 1, "momentum": 2, "adam": 3}[name]
+    count = len([n for n in graph.input_names if n.startswith(("p", "state"))])
+    donated = [(i, i + 1) for i in range(count)]
+    plan = make_plan(fused, host_target(), donated)
+    verify_plan(plan)
+    inside = [b for b in plan.buffers if b.kind == "arena"]
+    assert not [b for b in inside if b.type in weights]
+    assert all(isinstance(step, CallStep) for step in plan.steps)
+    arrays = arguments_of(graph)
+    want = interpret(graph, arrays)
+    positions = sorted(b.position for b in plan.of_kind("output"))
+    for position, got in zip(positions, run_plan(plan, arrays), strict=True):
+        np.testing.assert_allclose(got, want[position], rtol=1e-4, atol=1e-5)
+
+
+def test_bias_gradients_are_by_products_of_the_passes_that_make_their_cotangents() -> None:
+    fused = fuse(training_step(OPTIMIZERS["sgd"], activations.relu, "cross_entropy"))
+    sums = [
+        (node.attrs["kind"], reduction.type.shape)
+        for node in fused.nodes
+        for reduction in node.regions[0].nodes
+        if reduction.op.name == "reduce_sum" and reduction.ints("axes") == (0,) and len(node.results) > 1
+    ]
+    assert sorted(sums) == [("contract", (8,)), ("contract", (9,)), ("reduce", (5,))]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "sigmoid", "tanh"])
+def test_unfusing_a_training_step_gives_it_back(optimizer: str, activation: str, loss: str) -> None:
+    function = F.tanh if activation == "tanh" else getattr(activations, activation)
+    graph = training_step(OPTIMIZERS[optimizer], function, loss)
+    fused = fuse(graph)
+    verify(fused)
+    assert ordered(unfuse(fused)) == ordered(graph)
+    arrays = arguments_of(graph)
+    for got, want in zip(interpret(fused, arrays), interpret(graph, arrays), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_chain_of_pointwise_nodes_is_one_pass_whatever_its_length() -> None:
+    build = Builder()
+    x, scale = build.input(f32[37], "x"), build.input(f32[37], "scale")
+    y = x
+    for step in range(100):
+        y = build.add(build.tanh(build.mul(y, scale)), build.splat(0.01 * step, x.type))
+    graph = build.graph("chain", [y])
+    assert len([n for n in graph.nodes if "pointwise" in n.op.traits]) == 300
+    fused = fuse(graph)
+    assert [n.attrs["kind"] for n in fused.nodes] == ["map"]
+    assert ordered(unfuse(fused)) == ordered(graph)
+    plan = make_plan(fused, host_target())
+    assert plan.workspace_bytes == 0 and len(plan.steps) == 1
+    compiled = compile_graph(graph)
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(0.2, 0.8, 37).astype(np.float32) for _ in range(2)]
+    (want,) = interpret(graph, arrays, float64=True)
+    np.testing.assert_allclose(compiled(*arrays), want, rtol=1e-5)

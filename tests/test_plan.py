@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphc.codegen.memory import make_plan
-from graphc.codegen.target import host_target
+from graphc.codegen.target import host_target, target_from_name
 from graphc.compiler import compile as compile_graph
 from graphc.errors import CompileError, VerifyError
 from graphc.ir.graph import Builder, Graph
@@ -166,3 +166,19 @@ def test_plan_prints_places_lifetimes_and_steps() -> None:
     text = str(planned(chain(3)))
     assert "input %x: f32[9,9] arg 0" in text
     assert "steps 0..1" in text and "call @contract" in text
+
+
+@pytest.mark.parametrize(("width", "in_place"), [(16, True), (14, False), (32, True), (1000, True)])
+def test_short_rows_that_do_not_fill_their_vectors_are_not_updated_in_place(
+    width: int, in_place: bool
+) -> None:
+    """A row's load would wait for the masked store of the row before."""
+    build = Builder()
+    x, y = build.input(f32[4, 9], "x"), build.input(f32[4, 9], "y")
+    v, w = build.input(f32[9, width], "v"), build.input(f32[9, width], "w")
+    first = build.tanh(matmul(build, x, v))  # type: ignore[arg-type]
+    second = build.add(matmul(build, y, w), first)  # type: ignore[arg-type]
+    graph = build.graph("rows", [matmul(build, second, build.transpose(w, perm=(1, 0)))])  # type: ignore[list-item]
+    plan = make_plan(fuse(graph), target_from_name("x86-64-v4"))
+    verify_plan(plan)
+    assert any(b.in_place_of is not None for b in plan.of_kind("arena")) == in_place

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from fused_text import ordered
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -228,21 +229,6 @@ class Drawn:
 
     def __repr__(self) -> str:
         return f"\n{self.graph}"
-
-
-def ordered(graph: Graph) -> Graph:
-    """The same graph with its nodes in the order in which the outputs need them, and without a stage."""
-    build = Builder()
-    new = {v: build.input(v.type, v.node.name) for v in graph.inputs}
-
-    def visit(value: Value) -> Value:
-        if value not in new:
-            node = value.node
-            copy = build.emit(node.op, [visit(v) for v in node.operands], node.attrs, node.regions)
-            new.update(zip(node.results, copy.results, strict=True))
-        return new[value]
-
-    return build.graph(graph.name, [visit(v) for v in graph.outputs])
 
 
 @st.composite

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from graphc.codegen.schedules import in_place_candidates, schedule
+from graphc.codegen.separate import separate
 from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Dense, Graph, Node, Value
@@ -23,13 +24,15 @@ from graphc.ir.kernel import Kernel
 from graphc.ir.plan import ALIGNMENT, CallStep, CopyStep, Plan, PlanBuffer, Step
 from graphc.ir.types import TensorType
 
+_LONG_ROW = 4  # vectors: one stall a row doesn't count
+
 
 def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] = ()) -> Plan:
     """The plan of a fused graph; `donated` pairs an input's position with that of the output that gets its memory.
 
     Raises `CompileError` where the graph is not fused or a pair's types differ.
     """
-    return _Planner(graph, target, donated).plan()
+    return _Planner(separate(graph, target), target, donated).plan()
 
 
 @dataclass(eq=False)
@@ -175,7 +178,8 @@ class _Planner:
                 if value in self.places:
                     continue
                 place = _Place("arena")
-                for own in self.candidates[node][position]:
+                candidates = () if self._stalls_in_place(node, value) else self.candidates[node][position]
+                for own in candidates:
                     operand = node.operands[own]
                     free = (
                         self.places[operand].kind == "arena"
@@ -189,6 +193,16 @@ class _Planner:
                         taken.add(operand)
                         break
                 self.places[value] = place
+
+    def _stalls_in_place(self, node: Node, value: Value) -> bool:
+        """True of short rows that don't fill their vectors: a row's load would wait for the masked store before it.
+
+        A processor takes a masked store for as wide as its vector, and the next row begins within that.
+        """
+        if node.attrs["kind"] not in ("contract", "reduce") or value.type.size == max(value.shape, default=1):
+            return False  # a map's rows are one long one, and a single row is before no other
+        lanes = self.target.lanes(value.dtype)
+        return value.shape[-1] % lanes != 0 and value.shape[-1] < _LONG_ROW * lanes
 
     # ------------------------------------------------------------------------------------------------------ assembly
 

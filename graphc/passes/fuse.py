@@ -7,11 +7,14 @@ A group is legal when it is convex and every edge inside it is aligned: producer
 - reduce: reductions of one domain over the same axes, and the pointwise nodes before, between and after them: a row
   is read while it is in the cache (softmax, cross-entropy with its gradient).
 - contract: one contraction; in its store the pointwise nodes that read it (bias, activation, the marked diagonal of
-  the Jacobian, an optimiser's update); in its operands marked diagonals that no store could take.
+  the Jacobian, an optimiser's update); in its operands marked diagonals that no store could take. Or several narrow
+  contractions that share an operand in the same role, each with its store: the target decides whether they stay one.
 - scatter: one scatter_add.
 
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
+
+Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
 Views (broadcast, reshape, transpose, slice), splats and iotas belong to no group: each reader has its own copy, as
 index arithmetic.
@@ -24,11 +27,18 @@ from dataclasses import dataclass, field
 
 from graphc.ir.graph import Builder, Dense, Graph, Node, Value
 from graphc.ir.ops import fused
-from graphc.ir.scalar import PRIMITIVES
+from graphc.ir.ops.contract import dimensions
+from graphc.passes.recompute import is_cheap, recompute
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice")
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
+# Free elements that joined contractions have together: more of them fill vectors and registers on their own.
+_WIDEST_JOIN = 64
+_OPEN_JOINS = 4  # groups of one shared operand that a contraction is offered to: fusion stays linear
+
+# its role, the operand, its batch and summed dimensions, and the outer free extents of the other operand
+_SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(eq=False)
@@ -47,10 +57,20 @@ class _Group:
             return None
         return tuple(n for d, n in enumerate(self.domain) if d not in self.axes)
 
+    @property
+    def contractions(self) -> list[Node]:
+        return [n for n in self.nodes if "contraction" in n.op.traits]
+
+    def makes(self, domain: tuple[int, ...]) -> bool:
+        """True of a contract group that has a result of this shape."""
+        return self.kind == "contract" and any(n.type.shape == domain for n in self.contractions)
+
     def takes_byproduct(self, other: _Group) -> bool:
         """True if `other` is a reduction, over this group's rows, of something over its domain."""
         rank = len(self.domain)
         if self.kind == "contract":
+            if len(self.contractions) > 1:  # they would have to be summed for each
+                return False
             rows = tuple(range(rank - 1))
         elif self.kind == "reduce" and self.axes:
             rows = tuple(range(self.axes[0]))
@@ -80,7 +100,7 @@ def fuse(graph: Graph) -> Graph:
     >>> fuse(build.graph("f", [build.exp(build.neg(x))])).nodes
     (<fused #2: f32[8]>,)
     """
-    return _Fusion(graph).run()
+    return recompute(_Fusion(graph).run())
 
 
 class _Fusion:
@@ -112,6 +132,7 @@ class _Fusion:
             )
             for producer in producers:
                 self._try_merge(producer, node)
+        self._join_contractions()
         self._fold_diagonals_into_operands()
         return self._rebuild()
 
@@ -178,8 +199,11 @@ class _Fusion:
         if kinds == ("map", "map"):
             return _Group("map", producer.domain, nodes=nodes) if producer.domain == consumer.domain else None
         if "contract" in kinds:
-            fits = sorted(kinds) == ["contract", "map"] and producer.domain == consumer.domain
-            return _Group("contract", producer.domain, nodes=nodes) if fits else None
+            fits = sorted(kinds) == ["contract", "map"] and (
+                producer.makes(consumer.domain) or consumer.makes(producer.domain)
+            )
+            contract = producer if producer.kind == "contract" else consumer
+            return _Group("contract", contract.domain, nodes=nodes) if fits else None
         if "scatter" in kinds:
             return None
         reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
@@ -246,6 +270,52 @@ class _Fusion:
                         stack.append(successor)
         return False
 
+    # ------------------------------------------------------------------------------------------- joined contractions
+
+    def _join_contractions(self) -> None:
+        """Narrow contractions that share an operand become one group, and then what reads several of them joins too."""
+        joins: dict[_SharedOperand, list[_Group]] = {}
+        for node in self.compute:
+            group = self.group_of[node]
+            if "contraction" not in node.op.traits or group.contractions[0] is not node or group.byproducts:
+                continue
+            for key, width in _shared_operands(node):
+                if width > _WIDEST_JOIN:
+                    continue
+                open_groups = joins.setdefault(key, [])
+                joined = next((g for g in open_groups[-_OPEN_JOINS:] if self._join(key, g, group)), None)
+                if joined is None:
+                    open_groups.append(group)
+                    continue
+                merged = self.group_of[node]
+                open_groups[open_groups.index(joined)] = merged
+                break
+        for node in self.compute:
+            if self.group_of[node].kind != "map":
+                continue
+            producers = [self.group_of[v.node] for v in node.operands if v.node in self.group_of]
+            for producer in dict.fromkeys(producers):
+                if len(producer.contractions) > 1:
+                    self._try_merge(producer, node)
+
+    def _join(self, key: _SharedOperand, first: _Group, second: _Group) -> bool:
+        """Makes one group of two if they fit each other, and no path between them forbids it."""
+        # the first one may have been joined to others by its other operand since
+        if first is second or self.group_of[first.nodes[0]] is not first:
+            return False
+        members = [*first.contractions, *second.contractions]
+        widths = [dict(_shared_operands(n)).get(key, _WIDEST_JOIN + 1) for n in members]
+        if sum(widths) > _WIDEST_JOIN or len(first.nodes) + len(second.nodes) > _LARGEST_GROUP:
+            return False
+        nodes = sorted([*first.nodes, *second.nodes], key=lambda n: n.serial)
+        merged = _Group("contract", first.domain, nodes=nodes)
+        for producer, consumer in ((first, second), (second, first)):
+            if not self._aligned(producer, consumer, merged) or self._path_around(producer, consumer):
+                return False
+        for member in nodes:
+            self.group_of[member] = merged
+        return True
+
     # ----------------------------------------------------------------------------------- diagonals into the operands
 
     def _fold_diagonals_into_operands(self) -> None:
@@ -254,7 +324,7 @@ class _Fusion:
             if group.kind != "map" or not any("diagonal" in n.attrs for n in group.nodes):
                 continue
             if any(v in self.outputs for n in group.nodes for v in n.results) or not all(
-                map(_is_cheap, group.nodes)
+                map(is_cheap, group.nodes)
             ):
                 continue
             users = {self.group_of[s] for n in group.nodes for s in self.successors[n]} - {group}
@@ -369,13 +439,18 @@ class _Fusion:
         ]
 
 
-def _is_cheap(node: Node) -> bool:
-    """True of pointwise nodes without transcendentals or divisions: computing them again costs less than a load."""
-    if "pointwise" not in node.op.traits:
-        return False
-    name = node.op.name
-    return (
-        name in PRIMITIVES
-        and not PRIMITIVES[name].transcendental
-        and name not in ("div", "sqrt", "floordiv", "mod")
+def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:
+    """For each operand of a contraction: what another one that shares it must have in common, and this one's width.
+
+    The width is the extent of the last free dimension of the operand that is not shared.
+    """
+    lhs, rhs = node.operands
+    d = dimensions(node.attrs, lhs.type.rank, rhs.type.rank)
+    sides = (
+        ("left", lhs, d.lhs_batch, d.lhs_summed, [rhs.shape[i] for i in d.rhs_free]),
+        ("right", rhs, d.rhs_batch, d.rhs_summed, [lhs.shape[i] for i in d.lhs_free]),
     )
+    return [
+        ((role, shared, batch, summed, tuple(free[:-1])), free[-1] if free else 1)
+        for role, shared, batch, summed, free in sides
+    ]

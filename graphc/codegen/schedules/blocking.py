@@ -97,7 +97,7 @@ class Blocking:
 
 def choose_blocking(product: Product, target: Target, lanes: int) -> Blocking:
     """The cheapest blocking; `lanes` are those of a full vector."""
-    return min(_candidates(product, target, lanes), key=lambda b: b.cost)
+    return min(blockings(product, target, lanes), key=lambda b: b.cost)
 
 
 def fitting_lanes(lanes: int, extent: int) -> int:
@@ -107,14 +107,15 @@ def fitting_lanes(lanes: int, extent: int) -> int:
     return max(lanes, 1)
 
 
-def _candidates(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
+def blockings(product: Product, target: Target, lanes: int) -> Iterator[Blocking]:
+    """All blockings that the operands' layouts allow."""
     left, right = product.left, product.right
     yield from _OuterForm(product, target, False, lanes).candidates()
     if left.extent > 1 and not product.sums_rows:
         yield from _OuterForm(product, target, True, lanes).candidates()
     both_along = bool(product.sums) and left.summed_stride == right.summed_stride == 1
     if both_along or left.extent == right.extent == 1:
-        yield _dot(product, target, lanes)
+        yield from _dot(product, target, lanes)
 
 
 def _caches(target: Target) -> tuple[int, int]:
@@ -342,12 +343,11 @@ class _OuterForm:
 # ----------------------------------------------------------------------------------------------------------- dot form
 
 
-def _dot(product: Product, target: Target, widest: int) -> Blocking:
+def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
     m, n, k = max(product.left.extent, 1), max(product.right.extent, 1), product.depth
     lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
     computed = product.left.is_computed + product.right.is_computed
     bytes_, (first_cache, second_cache) = product.dtype.bytes, _caches(target)
-    best: tuple[float, Tile] | None = None
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
@@ -366,7 +366,4 @@ def _dot(product: Product, target: Target, widest: int) -> Blocking:
                     loads, sums = (a + b) * load, max(a * b, _CHAINS / 2)
                     step = max(loads, sums) + _OVERLAP * min(loads, sums) + a * streamed / 2
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
-            if best is None or cost < best[0]:
-                best = cost, Tile(mr, nr)
-    assert best is not None
-    return Blocking("dot", False, lanes, best[1], k, cost=best[0] + m * n / lanes * _STORE)
+            yield Blocking("dot", False, lanes, Tile(mr, nr), k, cost=cost + m * n / lanes * _STORE)

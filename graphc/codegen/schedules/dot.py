@@ -7,9 +7,11 @@ sums out of the groups' vectors, so that the epilogue works on full vectors of c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from graphc.codegen.schedules.loops import lane_block, nest
+from graphc.codegen.schedules.operands import Side
 from graphc.codegen.schedules.packing import summed_lanes
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
@@ -28,6 +30,9 @@ from graphc.ir.kernel import (
     loop,
     store,
 )
+
+# (row of a tile, column of it) to the vector of the tile's sums, and its lane, that hold the element
+Spot = Callable[[int, int], tuple[int, int]]
 
 
 class DotProducts:
@@ -54,7 +59,12 @@ class DotProducts:
 
             return self.c.blocks(self.left.extent, self.tile.rows, rows)
 
-        return self.c.blocks(self.right.extent, max(self.lanes, self.tile.vectors), columns, "column")
+        return self.c.blocks(self.right.extent, self.columns_at_once, columns, "column")
+
+    @property
+    def columns_at_once(self) -> int:
+        """Columns of a tile."""
+        return max(self.lanes, self.tile.vectors)
 
     def _tile(self, place: Place, row: Expr, mr: int, column: Expr, active: int) -> list[Stmt]:
         """`mr` rows of `active` columns: groups of dot products, then row after row the epilogue."""
@@ -66,9 +76,7 @@ class DotProducts:
             c.names.fresh("sums"), c.dtype, (-(-active // nr) * each, lanes), space="stack", access="local"
         )
         statements: list[Stmt] = [Alloc(sums)]
-        g = c.names.var("group") if full > 1 else index(0)
-        group = self._group(place, row, mr, column + g * nr, nr, g * each, sums)
-        statements += [loop(g, 0, full, group)] if isinstance(g, Var) else group
+        statements += self._groups(place, row, mr, column, nr, full, each, sums)
         if active > full * nr:
             rest = active - full * nr
             statements += self._group(place, row, mr, column + full * nr, rest, index(full * each), sums)
@@ -80,17 +88,51 @@ class DotProducts:
             number = i * width + offset - group * nr
             return group * each + number // lanes, number % lanes
 
+        return statements + self._results(place, row, mr, column, active, sums, spot)
+
+    def _groups(
+        self, place: Place, row: Expr, mr: int, column: Expr, nr: int, full: int, each: int, sums: Buffer
+    ) -> list[Stmt]:
+        """All `full` groups of `nr` columns, each of whose sums take `each` vectors."""
+        g = self.c.names.var("group") if full > 1 else index(0)
+        group = self._group(place, row, mr, column + g * nr, nr, g * each, sums)
+        return [loop(g, 0, full, group)] if isinstance(g, Var) else group
+
+    def _results(
+        self, place: Place, row: Expr, mr: int, column: Expr, active: int, sums: Buffer, spot: Spot
+    ) -> list[Stmt]:
+        """The epilogues and stores of a tile, row after row."""
+        statements: list[Stmt] = []
         for i in range(mr):
-            for start in range(0, active, lanes):
-                spots = [spot(i, offset) for offset in range(start, min(active, start + lanes))]
+            for start in range(0, active, self.lanes):
+                spots = [spot(i, offset) for offset in range(start, min(active, start + self.lanes))]
                 finish = partial(self._finish, place, row + i, column + start, sums, spots)
-                statements += lane_block(c.names, lanes, finish)
+                statements += lane_block(self.c.names, self.lanes, finish)
         return statements
 
     def _finish(
         self, place: Place, row: Expr, column: Expr, sums: Buffer, spots: list[tuple[int, int]], lane: Expr
     ) -> list[Stmt]:
         """The epilogue of one row, whose sums are at these spots."""
+        c = self.c
+        statements, value = self.picked(sums, spots, lane)
+        c.evaluator.bound[c.product.result] = lambda at: value
+        where = self.where(place, row, column + lane, self.left, self.right)
+        epilogue = c.finish(where, c.add_to_memory(where))
+        return statements + self.masked(len(spots), lane, epilogue)
+
+    def where(self, place: Place, row: Expr, column: Expr, left: Side, right: Side) -> tuple[Expr, ...]:
+        """The index of a result of these operands."""
+        row_part = (*place.left, row)[: len(left.free)]
+        column_part = (*place.right, column)[: len(right.free)]
+        return (*place.batch, *row_part, *column_part)
+
+    def masked(self, active: int, lane: Expr, epilogue: list[Stmt]) -> list[Stmt]:
+        """An epilogue of the lanes that hold columns; the shuffles before it need all lanes."""
+        return [If(lane < active, tuple(epilogue))] if active < self.lanes else epilogue
+
+    def picked(self, sums: Buffer, spots: list[tuple[int, int]], lane: Expr) -> tuple[list[Stmt], Expr]:
+        """The sums at these spots as a vector."""
         c, lanes = self.c, self.lanes
         statements: list[Stmt] = []
         total: Expr | None = None
@@ -109,15 +151,15 @@ class DotProducts:
             statements.append(Let(var, part))
             total = var
         assert total is not None
-        value = total
-        c.evaluator.bound[c.product.result] = lambda at: value
-        row_part = (*place.left, row)[: len(self.left.free)]
-        column_part = (*place.right, column + lane)[: len(self.right.free)]
-        where = (*place.batch, *row_part, *column_part)
-        epilogue = c.finish(where, c.add_to_memory(where))
-        if len(spots) < lanes:  # the shuffles above need all lanes, the epilogue those of real columns
-            epilogue = [If(lane < len(spots), tuple(epilogue))]
-        return statements + epilogue
+        return statements, total
+
+    def column_at(self, column: Expr, j: int) -> tuple[Side, Expr]:
+        """The operand that holds column `column + j`, and its index there."""
+        return self.right, column + j
+
+    def row_at(self, row: Expr, i: int) -> tuple[Side, Expr]:
+        """The operand that holds row `row + i`, and its index there."""
+        return self.left, row + i
 
     def _group(
         self, place: Place, row: Expr, mr: int, column: Expr, nr: int, vector: Expr, sums: Buffer
@@ -136,16 +178,15 @@ class DotProducts:
         def products(outer: tuple[Expr, ...], k: Expr, chain: int, lane: Expr) -> list[Stmt]:
             along = (*outer, k + lane) if extents else ()
             with c.evaluator.scope() as inside:
-                bs = [
-                    c.evaluator.at(
-                        self.right.value,
-                        self.right.at(place.batch, (*place.right, column + j), along),
-                    )
-                    for j in range(nr)
-                ]
+                bs = []
+                for j in range(nr):
+                    side, own = self.column_at(column, j)
+                    at = side.at(place.batch, (*place.right, own), along)
+                    bs.append(c.evaluator.at(side.value, at))
                 for i in range(mr):
-                    at = self.left.at(place.batch, (*place.left, row + i), along)
-                    a = c.evaluator.at(self.left.value, at)
+                    side, own = self.row_at(row, i)
+                    at = side.at(place.batch, (*place.left, own), along)
+                    a = c.evaluator.at(side.value, at)
                     for j in range(nr):
                         cell = (index(chain), index(i), index(j), lane)
                         inside.append(store(acc, cell, c.madd(a, bs[j], Load(acc, cell))))

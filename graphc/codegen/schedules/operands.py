@@ -98,9 +98,22 @@ class Product:
         return math.prod(self.sums)
 
 
+def contractions(region: Graph) -> list[Node]:
+    """The contractions of a contract region."""
+    return [n for n in region.nodes if "contraction" in n.op.traits]
+
+
 def product_of(region: Graph) -> Product:
-    """The contraction of a contract region."""
-    node = next(n for n in region.nodes if "contraction" in n.op.traits)
+    """The contraction of a contract region that has one."""
+    return products_of(region)[0]
+
+
+def products_of(region: Graph) -> list[Product]:
+    """All contractions of a contract region."""
+    return [_product(region, node) for node in contractions(region)]
+
+
+def _product(region: Graph, node: Node) -> Product:
     lhs, rhs = node.operands
     d = dimensions(node.attrs, lhs.type.rank, rhs.type.rank)
     return Product(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
+from graphc.codegen.schedules.operands import Side
 from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
@@ -30,7 +32,7 @@ from graphc.ir.kernel import (
 from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
-_LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
+LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _AHEAD = 4  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -58,7 +60,7 @@ class OuterProducts:
         depth = c.product.depth
         self.panel: Buffer | None = None
         if b.columns != "none":
-            self.panel = c.scratch_buffer("panel", (b.depth, self.width))
+            self.panel = c.scratch_buffer("panel", (b.depth, self.panel_width))
         self.packed_rows: Buffer | None = None
         if b.rows_packed:
             self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
@@ -67,6 +69,11 @@ class OuterProducts:
             # whole vectors wait, with lanes beyond the last column too
             width = -(-self.columns.extent // b.lanes) * b.lanes if b.order == "streams" else self.width
             self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
+
+    @property
+    def panel_width(self) -> int:
+        """Elements of a row of a packed panel."""
+        return self.width
 
     def statements(self, place: Place) -> list[Stmt]:
         """All loops at one place of the outer dimensions."""
@@ -150,7 +157,7 @@ class OuterProducts:
         assert panel is not None
 
         def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
-            at = self.columns.at(place.batch, (*outer, column + offset), _from(block.start, along))
+            at = self.columns.at(place.batch, (*outer, column + offset), from_start(block.start, along))
             return c.evaluator.at(self.columns.value, at)
 
         extents, width = self._extents(block.depth), -(-size // lanes) * lanes
@@ -176,7 +183,7 @@ class OuterProducts:
         def steps(start: Expr, extents: tuple[int, ...]) -> list[Stmt]:
             def tile(row: Expr, mr: int) -> list[Stmt]:
                 def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
-                    at = self.rows.at(place.batch, (*outer, row + offset), _from(start, along))
+                    at = self.rows.at(place.batch, (*outer, row + offset), from_start(start, along))
                     return c.evaluator.at(self.rows.value, at)
 
                 return copy_panel(
@@ -202,12 +209,6 @@ class OuterProducts:
         rows_outer, columns_outer = self._outer(place)
         dtype, zero = c.dtype, constant(c.dtype, 0)
         acc = Buffer(c.names.fresh("acc"), dtype, (chains, mr, nv, lanes), space="reg", access="local")
-
-        def where(r: Expr, column: Expr) -> tuple[Expr, ...]:
-            row_part = (*rows_outer, r)[: len(self.rows.free)]
-            column_part = (*columns_outer, column)[: len(self.columns.free)]
-            parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)
-            return (*place.batch, *parts[0], *parts[1])
 
         def waiting(i: Expr, j: Expr, lane: Expr) -> tuple[Expr, Expr]:
             offset = j * lanes + lane
@@ -236,16 +237,16 @@ class OuterProducts:
         def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
             if self.panel is not None:
                 return load(self.panel, flat_index(extents, along), j * lanes + lane)
-            at = self.columns.at(place.batch, (*columns_outer, column + j * lanes + lane), _from(k0, along))
+            at = self.columns.at(
+                place.batch, (*columns_outer, column + j * lanes + lane), from_start(k0, along)
+            )
             return c.evaluator.at(self.columns.value, at)
 
-        def row_element(along: tuple[Expr, ...], i: Expr) -> Expr:
+        def row_element(along: tuple[Expr, ...], i: Expr, side: Side, own: Expr) -> Expr:
             if self.packed_rows is not None:
                 spot = row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i
                 return load(self.packed_rows, spot)
-            return c.evaluator.at(
-                self.rows.value, self.rows.at(place.batch, (*rows_outer, row + i), _from(k0, along))
-            )
+            return c.evaluator.at(side.value, side.at(place.batch, (*rows_outer, own), from_start(k0, along)))
 
         def accumulate(chain: int, i: Expr, j: Expr, lane: Expr, a: Expr, b: Expr) -> Stmt:
             return store(acc, (chain, i, j, lane), c.madd(a, b, load(acc, chain, i, j, lane)))
@@ -260,9 +261,9 @@ class OuterProducts:
                     inside.append(store(b, (j, lane), column_vector(along, j, lane)))
                 return inside
 
-            def update_row(i: Expr) -> list[Stmt]:
+            def update_row(i: Expr, side: Side, own: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
-                    a = row_element(along, i)
+                    a = row_element(along, i, side, own)
                     inside += c.vectors(
                         nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a, load(b, j, lane))]
                     )
@@ -277,12 +278,12 @@ class OuterProducts:
             ]
             if mr >= nv:
                 vectors = c.vectors(nv, lanes, load_b, active if masked else None)
-                return [*before, *vectors, *c.unrolled(mr, update_row)]
+                return [*before, *vectors, *self._each_row(row, mr, update_row)]
             splats = Buffer(c.names.fresh("a"), dtype, (mr, lanes), space="reg", access="local")
 
-            def load_splat(i: Expr) -> list[Stmt]:
+            def load_splat(i: Expr, side: Side, own: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
-                    a = row_element(along, i)
+                    a = row_element(along, i, side, own)
                     inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a)])
                 return inside
 
@@ -303,12 +304,15 @@ class OuterProducts:
                 for j in range(nv)
                 for s in column_of_cells(index(j), active if masked and j == nv - 1 else None)
             ]
-            return [*before, Alloc(splats), *c.unrolled(mr, load_splat), *columns]
+            return [*before, Alloc(splats), *self._each_row(row, mr, load_splat), *columns]
 
         def prefetch_row(i: Expr) -> list[Stmt]:
-            return [Prefetch(b, where(row + i, column + j * lanes)) for b in far for j in range(nv)]
+            starts = [
+                self.where(place, row + i, column + j * lanes, self.rows, self.columns) for j in range(nv)
+            ]
+            return [Prefetch(b, at) for b in far for at in starts]
 
-        far = c.far_results() if last else []
+        far = self._prefetched_results() if last else []
         prefetched = prefetch_row if far else None
 
         def join(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
@@ -320,6 +324,42 @@ class OuterProducts:
         def wait(i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             assert self.waiting is not None
             return [store(self.waiting, waiting(i, j, lane), load(acc, 0, i, j, lane))]
+
+        statements: list[Stmt] = [
+            Alloc(acc),
+            *c.cells(mr, nv, lanes, begin),
+            *self._steps(extents, chains, step, mr, prefetched),
+            *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
+        ]
+        if not last:
+            return statements + c.cells(mr, nv, lanes, wait)
+        return statements + self._results(place, row, column, mr, size, acc)
+
+    def _prefetched_results(self) -> list[Buffer]:
+        """What is fetched from memory while the sums are made."""
+        return self.c.far_results()
+
+    def _each_row(self, row: Expr, mr: int, body: Callable[[Expr, Side, Expr], list[Stmt]]) -> list[Stmt]:
+        """`body(number in the tile, operand, index in the operand)` for the rows of a tile that begins at `row`."""
+        return self.c.unrolled(mr, lambda i: body(i, self.rows, row + i))
+
+    def where(self, place: Place, row: Expr, column: Expr, rows: Side, columns: Side) -> tuple[Expr, ...]:
+        """The index of a result whose operands are `rows` and `columns`."""
+        rows_outer, columns_outer = self._outer(place)
+        row_part = (*rows_outer, row)[: len(rows.free)]
+        column_part = (*columns_outer, column)[: len(columns.free)]
+        parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)
+        return (*place.batch, *parts[0], *parts[1])
+
+    def _results(self, place: Place, row: Expr, column: Expr, mr: int, size: int, acc: Buffer) -> list[Stmt]:
+        """The epilogue and the stores of a tile whose sums are in the first chain of `acc`."""
+        c, lanes, where = (
+            self.c,
+            self.blocking.lanes,
+            partial(self.where, place, rows=self.rows, columns=self.columns),
+        )
+        nv = -(-size // lanes)
+        active = size - (nv - 1) * lanes
 
         def finish(total: Expr, i: Expr, j: Expr, lane: Expr) -> list[Stmt]:
             c.evaluator.bound[c.product.result] = lambda at: total
@@ -340,7 +380,7 @@ class OuterProducts:
         # by-products: a tile's rows are summed in registers, then once in memory
         summed = [
             Buffer(c.names.fresh("sum"), b.dtype, (nv, lanes), space="reg", access="local")
-            for b in (c.byproduct_results if last else ())
+            for b in c.byproduct_results
         ]
 
         def begin_sums(j: Expr, lane: Expr) -> list[Stmt]:
@@ -356,20 +396,12 @@ class OuterProducts:
                 for s, n, b in zip(summed, c.byproducts, c.byproduct_results, strict=True)
             ]
 
-        statements: list[Stmt] = [
-            Alloc(acc),
-            *c.cells(mr, nv, lanes, begin),
-            *self._steps(extents, chains, step, mr, prefetched),
-            *(c.cells(mr, nv, lanes, join) if chains > 1 else []),
-        ]
-        if not last:
-            return statements + c.cells(mr, nv, lanes, wait)
-        statements += map(Alloc, summed)
+        statements: list[Stmt] = [*map(Alloc, summed)]
         if summed:
             statements += c.vectors(nv, lanes, begin_sums)
-        if mr > 1 and c.epilogue_size * mr * nv > _LARGEST_EPILOGUE:
+        if mr > 1 and c.epilogue_size * mr * nv > LARGEST_EPILOGUE:
             # row by row in a loop: the sums go through memory, which costs less than to compile each row
-            sums = Buffer(c.names.fresh("sums"), dtype, (mr, nv * lanes), space="stack", access="local")
+            sums = Buffer(c.names.fresh("sums"), c.dtype, (mr, nv * lanes), space="stack", access="local")
             statements.append(Alloc(sums))
             statements += c.cells(
                 mr, nv, lanes,
@@ -425,6 +457,6 @@ class OuterProducts:
         return nest(names, extents[:-1], innermost)
 
 
-def _from(start: Expr, along: tuple[Expr, ...]) -> tuple[Expr, ...]:
+def from_start(start: Expr, along: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """The index along the sum of a step of the block that begins at `start`."""
     return (start + along[0],) if len(along) == 1 else along

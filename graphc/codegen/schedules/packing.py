@@ -67,10 +67,12 @@ def transpose_panel(
     extents: Sequence[int],
     active: int,
     lanes: int,
+    first_column: int = 0,
 ) -> list[Stmt]:
-    """`packed[k, c] = element(c, indices of k)` where the operand is contiguous along the last of them.
+    """`packed[k, first_column + c] = element(c, indices of k)` where the operand is contiguous along the last of them.
 
-    Blocks of lanes x lanes are read along the sum, transposed in registers and stored along the columns.
+    Blocks of lanes x lanes are read along the sum, transposed in registers and stored along the columns; the last
+    block's columns beyond `active` are 0.
     """
 
     def block(start: Expr, count: int, outer: tuple[Expr, ...], k: Expr, steps: int) -> list[Stmt]:
@@ -91,7 +93,10 @@ def transpose_panel(
             vectors = [Load(cells, (index(c), lane)) for c in range(lanes)]
             statements, rows = transposed(names, vectors, packed.dtype)
             first = flat_index(extents, (*outer, k))
-            return [*statements, *(store(packed, (first + r, lane + start), rows[r]) for r in range(steps))]
+            return [
+                *statements,
+                *(store(packed, (first + r, lane + start + first_column), rows[r]) for r in range(steps)),
+            ]
 
         statements: list[Stmt] = [Alloc(cells)]
         if steps < lanes or count < lanes:

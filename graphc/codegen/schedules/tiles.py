@@ -8,16 +8,16 @@ loops call it, and the registers of its loops are its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.codegen.schedules.blocking import choose_blocking
+from graphc.codegen.schedules.blocking import Blocking, choose_blocking
 from graphc.codegen.schedules.byproduct import byproducts, update
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, parameters
-from graphc.codegen.schedules.operands import product_of
+from graphc.codegen.schedules.operands import Product, product_of
 from graphc.codegen.target import Target
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Graph, Value
 from graphc.ir.kernel import (
     Apply,
     Buffer,
@@ -53,13 +53,25 @@ class Place:
         return Place(tuple(indices[:nb]), tuple(indices[nb : nb + nl]), tuple(indices[nb + nl :]))
 
 
-class Contraction:
-    """A contract region on its way to a kernel."""
+def full_lanes(region: Graph, target: Target) -> int:
+    """Lanes of a full vector."""
+    return lanes_of(target, region, _UNBOUNDED)
 
-    def __init__(self, region: Graph, target: Target, in_place: Mapping[int, int]) -> None:
+
+class Contraction:
+    """A contract region on its way to a kernel; product and blocking are its own unless they are given."""
+
+    def __init__(
+        self,
+        region: Graph,
+        target: Target,
+        in_place: Mapping[int, int],
+        product: Product | None = None,
+        blocking: Blocking | None = None,
+    ) -> None:
         self.region = region
         self.target = target
-        self.product = product_of(region)
+        self.product = product or product_of(region)
         self.dtype = self.product.dtype
         self.names = Names()
         self.byproducts = byproducts(region)
@@ -70,8 +82,8 @@ class Contraction:
         self.outputs = {v: b for v, b in results_of.items() if v not in made}
         self.evaluator = Evaluator(region, inputs, self.names)
         self.scratch: list[Buffer] = []
-        self.lanes = lanes_of(target, region, _UNBOUNDED)  # of a full vector
-        self.blocking = choose_blocking(self.product, target, self.lanes)
+        self.lanes = full_lanes(region, target)
+        self.blocking = blocking or choose_blocking(self.product, target, self.lanes)
         self._tiles: dict[Hashable, Kernel] = {}
 
     def scratch_buffer(self, stem: str, shape: Sequence[int]) -> Buffer:
@@ -130,11 +142,15 @@ class Contraction:
     def finish(self, where: tuple[Expr, ...], add: Callable[[int, Expr], list[Stmt]]) -> list[Stmt]:
         """All results at this index, then their stores; `add` accumulates what the by-products sum."""
         with self.evaluator.scope() as inside:
-            values = [self.evaluator.at(v, where) for v in self.outputs]
+            stores = self.stores(self.outputs, where)
             summed = [self.evaluator.at(n.operands[0], where) for n in self.byproducts]
-            inside += [store(b, where, v) for b, v in zip(self.outputs.values(), values, strict=True)]
+            inside += stores
             inside += [s for number, v in enumerate(summed) for s in add(number, v)]
         return inside
+
+    def stores(self, results: Iterable[Value], where: tuple[Expr, ...]) -> list[Stmt]:
+        """The stores of these results at this index; their values come into the scope that is open."""
+        return [store(self.outputs[v], where, self.evaluator.at(v, where)) for v in results]
 
     def add_to_memory(self, where: tuple[Expr, ...]) -> Callable[[int, Expr], list[Stmt]]:
         """By-products accumulated where they are."""

@@ -1,0 +1,116 @@
+"""Fused regions taken apart where the target's kernels for the parts cost less: joined contractions.
+
+In: a fused graph, a target. Out: a fused graph in which contractions that share an operand stand in one region only
+where that pays. Whether it does is known here, not in the fusion pass: it depends on registers and caches.
+"""
+
+from __future__ import annotations
+
+from graphc.codegen.schedules.joined import pays
+from graphc.codegen.schedules.operands import contractions
+from graphc.codegen.target import Target
+from graphc.ir.graph import Builder, Graph, Node, Value
+
+
+def separate(graph: Graph, target: Target) -> Graph:
+    """The graph with a region for each contraction of the regions whose joined contractions don't pay.
+
+    >>> from graphc.codegen.target import host_target
+    >>> separate(Builder().graph("empty", [], "fused"), host_target()).nodes
+    ()
+    """
+    apart = {
+        node
+        for node in graph.nodes
+        if node.attrs.get("kind") == "contract"
+        and len(contractions(node.regions[0])) > 1
+        and not pays(node.regions[0], target)
+    }
+    if not apart:
+        return graph
+    build = Builder()
+    new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
+    for node in graph.nodes:
+        if node in apart:
+            _take_apart(build, node, new)
+            continue
+        copy = build.emit(
+            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
+        )
+        new.update(zip(node.results, copy.results, strict=True))
+    return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
+
+
+def _take_apart(build: Builder, node: Node, new: dict[Value, Value]) -> None:
+    """Emits a fused node for each contraction of `node`; `new` gets its results."""
+    region = node.regions[0]
+    part_of = _parts(region)
+    outer = {v: new[o] for v, o in zip(region.inputs, node.operands, strict=True)}
+    names = {v: o.node.name for v, o in zip(region.outputs, node.results, strict=True)}
+    for part, contraction in enumerate(contractions(region)):
+        own = [n for n in region.nodes if part_of.get(n) == part]
+        needed = _needed(own, part_of, part)
+        members = [n for n in region.nodes if n in needed]
+        inside = set(members)
+        later = {
+            v
+            for n in region.nodes
+            if part_of.get(n, part) > part
+            for v in n.operands
+            if part_of.get(v.node) == part
+        }
+        results = [v for n in own for v in n.results if v in later or v in region.outputs]
+        inner = Builder()
+        copies: dict[Value, Value] = {}
+        operands = list(dict.fromkeys(v for n in members for v in n.operands if v.node not in inside))
+        taken: set[str] = set()
+        for position, value in enumerate(operands):
+            name = value.node.name if value in region.inputs else ""
+            name = name if name and name not in taken else f"in{position}"
+            taken.add(name)
+            copies[value] = inner.input(value.type, name)
+        for member in members:
+            copy = inner.emit(
+                member.op,
+                [copies[v] for v in member.operands],
+                member.attrs,
+                member.regions,
+                member.loc,
+                member.name,
+            )
+            copies.update(zip(member.results, copy.results, strict=True))
+        body = inner.graph(region.name, [copies[v] for v in results])
+        made = build.emit(
+            node.op,
+            [outer[v] for v in operands],
+            node.attrs,
+            (body,),
+            contraction.loc,
+            next((names[v] for v in results if names.get(v)), ""),
+        )
+        outer.update(zip(results, made.results, strict=True))
+    new.update((o, outer[v]) for v, o in zip(region.outputs, node.results, strict=True))
+
+
+def _parts(region: Graph) -> dict[Node, int]:
+    """For each contraction its number, for what depends on contractions the last one's; no part for all else."""
+    part_of: dict[Node, int] = {n: i for i, n in enumerate(contractions(region))}
+    for node in region.nodes:
+        if node not in part_of:
+            parts = [part_of[v.node] for v in node.operands if v.node in part_of]
+            if parts:
+                part_of[node] = max(parts)
+    return part_of
+
+
+def _needed(own: list[Node], part_of: dict[Node, int], part: int) -> set[Node]:
+    """These nodes, and what they need that belongs to no part: views, splats, what an operand computes."""
+    needed: set[Node] = set()
+    stack = list(own)
+    while stack:
+        node = stack.pop()
+        if node in needed or node.op.name == "input" or part_of.get(node, part) != part:
+            continue
+        needed.add(node)
+        stack.extend(v.node for v in node.operands)
+    return needed
