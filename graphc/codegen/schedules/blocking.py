@@ -42,7 +42,8 @@ _STREAMING = (
     3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
 )
 _JUMPING = 8.0  # the same, where each is on another page than the one before
-_SCATTER = 12.0  # slots to store or load an element of a result whose vectors lie across its rows
+_SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
+_SCATTER_FAR = 12.0  # the same, where each row has lines of its own
 _FAR_RESULT = 4.5  # slots a vector of results that comes from memory, at half the best width of a tile
 _BEST_RESULT_ROW = (
     384  # bytes of a tile's row of such results from which on memory is read and written at its best
@@ -305,7 +306,8 @@ class _OuterForm:
         """All tiles' loops and stores."""
         load, splat = self._load(tile, packing, order, depth), self._splat(tile, depth, rows_packed)
         scattered = self.swapped and self.m > 1
-        store = _SCATTER * self.lanes * self.accesses if scattered else _STORE
+        each = _SCATTER_FAR if self.m * self.bytes > _LINE else _SCATTER
+        store = each * self.lanes * self.accesses if scattered else _STORE
         overhead = _TILE_OVERHEAD * (-(-self.k // depth) if depth else 1)
         chained = (_CHAINS + 1) / tile.chains
         cost = 0.0

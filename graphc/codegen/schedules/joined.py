@@ -34,7 +34,8 @@ _DOT_VECTORS = (
 )
 _RESULT_VECTOR = 2.0  # slots to finish one more vector of results
 _PACKED_VECTOR = 5.0  # slots to pack one more vector
-_AGAIN = 2.0  # slots to read one more vector of the shared operand from beyond the second cache
+# slots to read a vector of the shared operand once more from beyond the second cache, and from beyond the last one
+_AGAIN, _AGAIN_FROM_MEMORY = 4.0, 12.0
 # What narrower vectors than the full ones cost, where full ones are executed as two halves of so many bytes (Zen 4):
 _HALF_BYTES, _NARROW = 32, 0.6
 _MARGIN = 0.9  # a gain of less is within the error of the model
@@ -121,21 +122,21 @@ def pays(region: Graph, target: Target) -> bool:
         narrow = single.lanes < lanes and lanes * product.dtype.bytes > _HALF_BYTES
         apart += single.cost * (_NARROW if narrow else 1.0)
         if number:
-            apart += (_CALL + _read_again(joined, product, single, target)) / places
+            apart += _CALL / places
+            apart += max(0.0, _read_again(joined, product, single, target) / places - single.cost)
     return joined.blocking.cost < _MARGIN * apart
 
 
 def _read_again(joined: Join, product: Product, single: Blocking, target: Target) -> float:
-    """What a product of its own pays to bring the shared operand from beyond the second cache once more."""
+    """How long the shared operand takes to come from beyond the second cache: no product of its own takes less."""
     left_is_shared = isinstance(joined.product.right, JoinedSide)
     shared = product.left if left_is_shared else product.right
     size, second_cache = shared.value.type.bytes, target.cache_bytes[min(1, len(target.cache_bytes) - 1)]
     are_columns = single.form == "outer" and left_is_shared == single.swapped
-    if size <= second_cache / 2 or (
-        are_columns and size > second_cache
-    ):  # the blocking's cost has those columns
-        return 0.0
-    return _AGAIN * shared.value.type.size / target.lanes(product.dtype)
+    if size <= second_cache / 2 or (are_columns and size > second_cache):
+        return 0.0  # the blocking's cost has those columns
+    each = _AGAIN_FROM_MEMORY if size >= target.cache_bytes[-1] / 2 else _AGAIN
+    return each * shared.value.type.size / target.lanes(product.dtype)
 
 
 def _joined(products: list[Product]) -> Iterator[Product]:
