@@ -26,7 +26,7 @@ from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
 from graphc.program import Donated, Program
-from graphc.runtime.abi import ArrayInfo, ProgramInfo
+from graphc.runtime.abi import ArrayInfo, ProgramInfo, identifier
 from graphc.runtime.executable import aligned_empty
 
 if TYPE_CHECKING:
@@ -351,7 +351,6 @@ def _report(compiled: CompiledFunction) -> None:
 
 def _dump(compiled: CompiledFunction, folder: Path) -> None:
     """Writes every stage, numbered; graphs are reparsable."""
-    from graphc.codegen.program import identifier
     from graphc.ir.files import save_graph, write_atomically
 
     place = folder / f"{os.getpid()}-{next(_DUMPS):03d}-{identifier(compiled.graph.name)}"

@@ -18,7 +18,7 @@ from graphc.config import config
 from graphc.errors import ArtifactError
 from graphc.ir.graph import Graph
 from graphc.ir.verify import verify
-from graphc.runtime.abi import ProgramInfo
+from graphc.runtime.abi import ProgramInfo, identifier
 from graphc.runtime.executable import Executable
 from graphc.runtime.object_cache import ObjectCache, default_folder
 
@@ -91,8 +91,6 @@ class Program:
     """A compiled graph. `seconds` says how long each part took; `cached`, that its code came from the object cache."""
 
     def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
-        from graphc.codegen.program import identifier
-
         self.graph, self.target, self.donated = graph, target, donated
         self.cached = False
         self.seconds: dict[str, float] = {}

@@ -16,6 +16,7 @@ from graphc.errors import CompileError, TargetError
 from graphc.ir.scalar import Number
 from graphc.ir.types import DType, bool_, i64
 
+_FENCE, _ROUNDS = "llvm.arithmetic.fence", 2
 _TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u8": "i8", "bool": "i1"}
 
 
@@ -79,6 +80,7 @@ class Writer:
         self.helpers: set[str] = set()  # functions of our own that the text calls
         self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
         self._count = 0
+        self._rounds: dict[str, int] = {}  # of shuffles that a value has been through, one after the other
 
     def error(self, expected: str, got: str) -> CompileError:
         return CompileError(f"kernel @{self.name}: expected {expected}, got {got}")
@@ -243,8 +245,27 @@ class Writer:
             for position, element in enumerate(picked):
                 result = self.insert(result, element, position)
             return result
+        x, y = self._fenced(x), self._fenced(y)
         mask = f"<{len(lanes)} x i32> <" + ", ".join(f"i32 {n}" for n in lanes) + ">"
-        return self.emit(f"shufflevector {self.typed(x)}, {self.typed(y)}, {mask}", x.dtype, len(lanes))
+        result = self.emit(f"shufflevector {self.typed(x)}, {self.typed(y)}, {mask}", x.dtype, len(lanes))
+        self._rounds[result.text] = 1 + max(self._rounds.get(x.text, 0), self._rounds.get(y.text, 0))
+        return result
+
+    def _fenced(self, x: Value) -> Value:
+        """The value, which LLVM doesn't look into where it came through several rounds of shuffles.
+
+        LLVM tries to combine each shuffle with all that lead to it: a 16 x 16 transpose took twice as long to compile,
+        for the same instructions.
+        """
+        if self._rounds.get(x.text, 0) < _ROUNDS or not x.dtype.is_float or _FENCE not in self.target.intrinsics:
+            return x
+        key = ("fence", x.text)
+        for scope in self.scopes:
+            if key in scope.cache:
+                return Value(scope.cache[key], x.dtype, x.lanes)
+        fenced = self.call(_FENCE, [x], x.dtype)
+        self.scopes[-1].cache[key] = fenced.text
+        return fenced
 
     def any_lane(self, mask: Value) -> Value:
         """Uniform: true where the mask is, in any lane."""

@@ -7,7 +7,6 @@ stay inline, address spaces, loop bindings) and by `object` (triple, features, r
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,8 @@ _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )
 
-_PREFETCHING = _PORTABLE_INTRINSICS | {"llvm.prefetch"}
+# of x86-64 and aarch64 alone; the fence is no instruction
+_MEASURED_INTRINSICS = _PORTABLE_INTRINSICS | {"llvm.prefetch", "llvm.arithmetic.fence"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
-              native=_native("sqrt", f32, f64), intrinsics=_PREFETCHING)  # fmt: skip
+              native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
 _ARM_OUTLINED = frozenset(
     (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
 )
@@ -129,7 +129,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 function_attributes='"prefer-vector-width"="512"'),
         Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
-               intrinsics=_PREFETCHING),
+               intrinsics=_MEASURED_INTRINSICS),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
@@ -203,6 +203,8 @@ def _host_caches() -> tuple[int, ...]:
                 level, size = (place / "level").read_text(), (place / "size").read_text().strip()
                 found.append((int(level), int(size.removesuffix("K")) << 10))
     if not found and sys.platform == "darwin":
+        import subprocess
+
         for level, name in enumerate(("hw.l1dcachesize", "hw.l2cachesize", "hw.l3cachesize"), 1):
             with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
                 text = subprocess.run(

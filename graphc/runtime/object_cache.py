@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +90,8 @@ class ObjectCache:
         """Stores an entry, if the disk lets it, and evicts others where they are too many bytes."""
         if self.folder is None or len(body) > self.limit:
             return
+        import tempfile  # only what is stored needs it: it loads a dozen modules
+
         temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
-from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
+from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_strip
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
     Alloc,
@@ -148,14 +148,14 @@ class OuterProducts:
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
         assert panel is not None
+        if self.blocking.columns == "transpose":
+            return c.blocks(size, lanes, lambda c, count: [self._strip(place, column, c, count, block)], "c")
 
         def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
             at = self.columns.at(place.batch, (*outer, column + offset), _from(block.start, along))
             return c.evaluator.at(self.columns.value, at)
 
         extents, width = self._extents(block.depth), -(-size // lanes) * lanes
-        if self.blocking.columns == "transpose":
-            return transpose_panel(c.names, c.evaluator, element, panel, extents, size, lanes)
         return copy_panel(
             c.names,
             c.evaluator,
@@ -167,6 +167,27 @@ class OuterProducts:
             lanes,
             lambda k, offset: (k, offset),
         )
+
+    def _strip(self, place: Place, column: Expr, offset: Expr, count: int, block: Block) -> Stmt:
+        """A call that packs `count` columns, no more than a vector holds, at `offset` of the panel that begins at `column`.
+
+        A transpose is long code, and every panel of the contraction needs the same one.
+        """
+
+        def build(inner: Place, at: Sequence[Expr]) -> list[Stmt]:
+            c, lanes, panel = self.c, self.blocking.lanes, self.panel
+            assert panel is not None
+            outer = self._outer(inner)[1]
+
+            def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
+                spot = self.columns.at(inner.batch, (*outer, at[0] + offset), _from(at[2], along))
+                return c.evaluator.at(self.columns.value, spot)
+
+            extents = self._extents(block.depth)
+            return transpose_strip(c.names, c.evaluator, element, panel, at[1], extents, count, lanes)
+
+        position = {"column": column + offset, "offset": offset, "step": block.start}
+        return self.c.call_tile(("strip", count, block.depth), place, position, build, "strip")
 
     def _pack_rows(self, place: Place) -> list[Stmt]:
         """All rows, tile by tile, each with its rows side by side for every step of the sum."""
