@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from graphc.codegen.emit_writer import Lines, Value, Writer
+from graphc.codegen.emit_writer import Lines, Scope, Value, Writer
 from graphc.ir.kernel import Buffer
 from graphc.ir.types import bool_, i64, u8
 
@@ -122,28 +122,36 @@ class Memory:
             if known is None:
                 scope = self.w.scopes[-1 if late else depth]
                 out = self.w.lines if late else scope.head
-                amount = self._sum(group, out)
+                amount = self._sum(group, out, None if late else scope)
                 known = self.w.fresh("%p")
                 out.append(
                     f"  {known} = getelementptr {element}, {kind} {base}, {self.w.index_type} {amount}"
                 )
                 scope.cache[key] = known
             base = known
-        if place.const + offset == 0:
+        moved = place.const + offset
+        if moved == 0:
             return base
-        name = self.w.fresh("%p")
-        self.w.line(
-            f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {place.const + offset}"
-        )
-        return name
+        # of this block alone: in another one it would take a register, here it is part of an instruction
+        cache, key = self.w.scopes[-1].cache, ("offset", base, moved, self.w.label)
+        if key not in cache:
+            name = cache[key] = self.w.fresh("%p")
+            self.w.line(f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {moved}")
+        return cache[key]
 
-    def _sum(self, group: Sequence[tuple[Symbol, int]], out: Lines) -> str:
+    def _sum(self, group: Sequence[tuple[Symbol, int]], out: Lines, scope: Scope | None) -> str:
+        """The sum of the terms; products are known in the scope at whose head they are, if there is one."""
         total = ""
         for symbol, coefficient in group:
             term = symbol.text
             if coefficient != 1:
-                term = self.w.fresh("%x")
-                out.append(f"  {term} = mul {self.w.index_type} {symbol.text}, {coefficient}")
+                key = ("multiple", symbol.text, coefficient)
+                known = scope.cache.get(key) if scope is not None else None
+                term = known or self.w.fresh("%x")
+                if known is None:
+                    out.append(f"  {term} = mul {self.w.index_type} {symbol.text}, {coefficient}")
+                    if scope is not None:
+                        scope.cache[key] = term
             if total:
                 name = self.w.fresh("%x")
                 out.append(f"  {name} = add {self.w.index_type} {total}, {term}")

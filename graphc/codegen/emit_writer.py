@@ -257,7 +257,11 @@ class Writer:
         LLVM tries to combine each shuffle with all that lead to it: a 16 x 16 transpose took twice as long to compile,
         for the same instructions.
         """
-        if self._rounds.get(x.text, 0) < _ROUNDS or not x.dtype.is_float or _FENCE not in self.target.intrinsics:
+        if (
+            self._rounds.get(x.text, 0) < _ROUNDS
+            or not x.dtype.is_float
+            or _FENCE not in self.target.intrinsics
+        ):
             return x
         key = ("fence", x.text)
         for scope in self.scopes:

@@ -10,7 +10,21 @@ from collections.abc import Callable, Sequence
 
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, nest
-from graphc.ir.kernel import Alloc, Apply, Buffer, Expr, Let, Load, Shuffle, Stmt, Var, constant, index, loop, store
+from graphc.ir.kernel import (
+    Alloc,
+    Apply,
+    Buffer,
+    Expr,
+    Let,
+    Load,
+    Shuffle,
+    Stmt,
+    Var,
+    constant,
+    index,
+    loop,
+    store,
+)
 from graphc.ir.types import DType
 
 # the operand's element at (index along the panel's width, indices along the sum)
