@@ -57,8 +57,7 @@ class Affine(NamedTuple):
         return not self.terms
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an index points: a hoistable part, a constant, the step from lane to lane, and vectors of offsets."""
 
     uniform: tuple[tuple[Symbol, int], ...]
@@ -69,10 +68,14 @@ class Place:
 
 def place_of(index: Affine) -> Place:
     """The parts of a linear index."""
-    uniform = [(s, c) for s, c in index.terms.items() if s is not LANE and s.lanes == 1]
-    vectors = tuple((s, c) for s, c in index.terms.items() if s.lanes > 1)
-    uniform.sort(key=lambda term: (term[0].depth, len(term[0].text), term[0].text))
-    return Place(tuple(uniform), index.const, index.terms.get(LANE, 0), vectors)
+    const, terms = index
+    uniform = [(s, c) for s, c in terms.items() if s is not LANE and s.lanes == 1]
+    if len(uniform) > 1:
+        uniform.sort(key=lambda term: (term[0].depth, len(term[0].text), term[0].text))
+    lane_step = terms.get(LANE, 0)
+    plain = len(uniform) + (lane_step != 0) == len(terms)
+    vectors = () if plain else tuple((s, c) for s, c in terms.items() if s.lanes > 1)
+    return Place(tuple(uniform), const, lane_step, vectors)
 
 
 class Memory:
@@ -106,11 +109,28 @@ class Memory:
         """The address of the place's first lane plus `offset` elements; each part is computed in the outermost scope."""
         if id(buffer) not in self.pointers:
             raise self.w.error(f"%{buffer.name} to be a parameter or allocated", "an access to it")
+        known = ("address", id(buffer), place.uniform)
+        base = next((s.cache[known] for s in self.w.scopes if known in s.cache), "")
+        if not base:
+            base = self._uniform_pointer(buffer, place.uniform)
+        moved = place.const + offset
+        if moved == 0:
+            return base
+        # of this block alone: in another one it would take a register, here it is part of an instruction
+        cache, key = self.w.scopes[-1].cache, ("offset", base, moved, self.w.label)
+        if key not in cache:
+            name = cache[key] = self.w.fresh("%p")
+            kind, element = self.pointer_type(buffer), self.w.memory_type(buffer.dtype)
+            self.w.line(f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {moved}")
+        return cache[key]
+
+    def _uniform_pointer(self, buffer: Buffer, uniform: tuple[tuple[Symbol, int], ...]) -> str:
         base, _ = self.pointers[id(buffer)]
         kind, element = self.pointer_type(buffer), self.w.memory_type(buffer.dtype)
         done: list[tuple[str, int]] = []
         late = False
-        terms = list(place.uniform)
+        depth = 0
+        terms = list(uniform)
         while terms:
             depth = terms[0][0].depth
             group = [t for t in terms if t[0].depth == depth]
@@ -129,15 +149,8 @@ class Memory:
                 )
                 scope.cache[key] = known
             base = known
-        moved = place.const + offset
-        if moved == 0:
-            return base
-        # of this block alone: in another one it would take a register, here it is part of an instruction
-        cache, key = self.w.scopes[-1].cache, ("offset", base, moved, self.w.label)
-        if key not in cache:
-            name = cache[key] = self.w.fresh("%p")
-            self.w.line(f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {moved}")
-        return cache[key]
+        self.w.scopes[-1 if late else depth].cache["address", id(buffer), uniform] = base
+        return base
 
     def _sum(self, group: Sequence[tuple[Symbol, int]], out: Lines, scope: Scope | None) -> str:
         """The sum of the terms; products are known in the scope at whose head they are, if there is one."""
@@ -199,11 +212,11 @@ class Memory:
         Where no lane looks at another one (`exact` is false) an element that all lanes share is not zeroed in the
         inactive ones.
         """
-        pointer_key = tuple((s.text, c) for s, c in place.uniform + place.vectors)
-        key = (id(buffer), pointer_key, place.const, place.lane_step, lanes, mask and mask.text, exact)
-        if key not in self.loaded:
-            self.loaded[key] = (id(buffer), self._load(buffer, place, lanes, mask, exact))
-        return self.loaded[key][1]
+        key = (id(buffer), place, lanes, mask and mask.text, exact)
+        found = self.loaded.get(key)
+        if found is None:
+            found = self.loaded[key] = (id(buffer), self._load(buffer, place, lanes, mask, exact))
+        return found[1]
 
     def _load(self, buffer: Buffer, place: Place, lanes: int, mask: Value | None, exact: bool) -> Value:
         if mask is not None and mask.const is not None and not any(mask.const):

@@ -80,6 +80,7 @@ class Writer:
         self.helpers: set[str] = set()  # functions of our own that the text calls
         self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
         self._count = 0
+        self._types: dict[tuple[str, int], str] = {}
         self._rounds: dict[str, int] = {}  # of shuffles that a value has been through, one after the other
 
     def error(self, expected: str, got: str) -> CompileError:
@@ -93,13 +94,17 @@ class Writer:
 
     def type(self, dtype: DType, lanes: int = 1) -> str:
         """The LLVM type of a value in registers."""
+        known = self._types.get((dtype.name, lanes))
+        if known is not None:
+            return known
         if dtype not in self.target.dtypes or dtype.name not in _TYPES:
             names = ", ".join(sorted(t.name for t in self.target.dtypes))
             raise TargetError(
                 f"kernel @{self.name}: expected one of {names} on {self.target.name}, got {dtype.name}"
             )
         scalar = _TYPES[dtype.name]
-        return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+        text = self._types[dtype.name, lanes] = scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+        return text
 
     def memory_type(self, dtype: DType, lanes: int = 1) -> str:
         """The LLVM type of an element in memory, where a bool is a byte."""
@@ -187,7 +192,7 @@ class Writer:
 
     def alike(self, *values: Value) -> list[Value]:
         """The values with as many lanes as the widest of them."""
-        lanes = max(v.lanes for v in values)
+        lanes = max([v.lanes for v in values])
         return [self.broadcast(v, lanes) for v in values]
 
     def binary(self, opcode: str, x: Value, y: Value) -> Value:
