@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -56,6 +59,7 @@ class Lowered:
 
 def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]) -> Lowered:
     """Passes, schedules and emission; `seconds` gets the time of each part."""
+    clock = Clock(seconds)
     from graphc.codegen.memory import make_plan
     from graphc.codegen.program import emit_program
     from graphc.ir.kernel_verify import verify_kernel
@@ -63,8 +67,8 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     from graphc.passes.fuse import fuse
     from graphc.passes.simplify import simplify
 
+    clock("import")
     level = config().verify
-    clock = Clock(seconds)
     if level:
         verify(graph)
     clock("verify")
@@ -95,6 +99,9 @@ class Program:
         self.cached = False
         self.seconds: dict[str, float] = {}
         clock = Clock(self.seconds)
+        from graphc.codegen.loader import load_object
+
+        clock("import")
         objects = object_cache()
         key = cache_key(graph, target, donated) if objects.folder is not None else ""
         found = objects.get(key) if key else None
@@ -102,7 +109,7 @@ class Program:
         name = identifier(graph.name)
         clock("cache")
         if found is not None:
-            loaded = _load(found, name)
+            loaded = _described(load_object(found), name)
             clock("load")
         self.cached = loaded is not None
         if found is not None and loaded is not None:
@@ -110,7 +117,7 @@ class Program:
         else:
             self.object_code = self._compile()
             clock = Clock(self.seconds)
-            loaded = _load(self.object_code, name)
+            loaded = _described(load_object(self.object_code), name)
             clock("load")
             objects.put(key, self.object_code)
             clock("cache")
@@ -118,10 +125,13 @@ class Program:
         self.executable = Executable(code.address(f"{info.name}_run"), code, info)
 
     def _compile(self) -> bytes:
-        from graphc.codegen.object import compile_object
-
         llvm = self.lowered.llvm
         clock = Clock(self.seconds)
+        import llvmlite.binding  # noqa: F401  # the driver's import is no work of LLVM's
+
+        from graphc.codegen.object import compile_object
+
+        clock("import")
         code = compile_object(llvm, self.target)
         clock("llvm")
         return code
@@ -139,11 +149,8 @@ class Program:
         return compile_assembly(self.lowered.llvm, self.target)
 
 
-def _load(code: bytes, name: str) -> tuple[LoadedObject, ProgramInfo]:
-    """The code in this process, and what it says about itself."""
-    from graphc.codegen.loader import load_object
-
-    loaded = load_object(code)
+def _described(loaded: LoadedObject, name: str) -> tuple[LoadedObject, ProgramInfo]:
+    """The code, and what it says about itself."""
     address = loaded.address(f"{name}_info")
     size = ctypes.c_int32.from_address(address + 4).value
     return loaded, ProgramInfo.from_json(ctypes.string_at(address + 8, size).decode())
@@ -160,14 +167,42 @@ def object_cache() -> ObjectCache:
     return ObjectCache(folder, settings.cache_bytes)
 
 
+def host_from_cache() -> Target:
+    """This machine; what LLVM said of it is in the object cache too, so that a program from there needs no LLVM."""
+    objects = object_cache()
+    return _host_from(objects.folder, objects.limit, config().cache_sizes)
+
+
+@cache
+def _host_from(folder: Path | None, limit: int, cache_sizes: tuple[int, ...]) -> Target:
+    from graphc.codegen.target import Host, ask_host, host_fingerprint, host_target, target_of_host
+
+    fingerprint = host_fingerprint() if folder is not None else ""
+    if not fingerprint:
+        return host_target()
+    objects = ObjectCache(folder, limit).of_hosts()
+    key = _digest(["host", fingerprint])
+    found = objects.get(key)
+    if found is not None:
+        with suppress(ValueError, TypeError):
+            return target_of_host(Host(*map(str, json.loads(found))))
+    host = ask_host()
+    objects.put(key, json.dumps(host).encode())
+    return target_of_host(host)
+
+
 def cache_key(graph: Graph, target: Target, donated: Donated) -> str:
     """A digest of all that determines a program's bytes: two graphs that differ in lines of source alone share it."""
+    names = (graph.name, graph.input_names, graph.output_names)
+    return _digest([graph.canonical, repr(names), target.identity, repr(donated)])
+
+
+def _digest(parts: Sequence[str]) -> str:
+    """A key of the cache: these parts, and what else the answer depends on."""
     import llvmlite
 
-    names = (graph.name, graph.input_names, graph.output_names)
-    parts = (graph.canonical, repr(names), target.identity, repr(donated), llvmlite.__version__, _sources())
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (*parts, llvmlite.__version__, _sources()):
         text = part.encode()
         digest.update(b"%d:" % len(text) + text)
     return digest.hexdigest()

@@ -95,6 +95,7 @@ def test_every_stage_computes_the_same_and_is_there_to_read() -> None:
     assert "call @contract0" in str(f.plan) and "define i32 @" in f.llvm and ".text" in f.asm
     assert set(f.compile_seconds) == {
         "trace",
+        "import",
         "cache",
         "passes",
         "verify",

@@ -7,13 +7,14 @@ stay inline, address spaces, loop bindings) and by `object` (triple, features, r
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from graphc.config import config
 from graphc.errors import TargetError
@@ -155,6 +156,35 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
 })  # fmt: skip
 
 
+class Host(NamedTuple):
+    """What LLVM says of this machine."""
+
+    triple: str
+    cpu: str
+    features: str  # as LLVM takes them: +avx2,-avx512f,...
+
+
+def ask_host() -> Host:
+    """This machine, as LLVM sees it."""
+    import llvmlite.binding as llvm
+
+    return Host(llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+
+
+def host_fingerprint() -> str:
+    """A text that is the same where LLVM says the same of a machine; empty where that can't be known without asking it."""
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return ""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            first, found, _ = file.read(1 << 14).partition("\n\n")
+    except OSError:
+        return ""
+    fields = dict(line.partition("\t")[::2] for line in first.splitlines())
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags")
+    return repr([fields[name] for name in wanted]) if found and all(n in fields for n in wanted) else ""
+
+
 @cache
 def host_target() -> Target:
     """This machine, with 512-bit vectors where it has them.
@@ -164,21 +194,17 @@ def host_target() -> Target:
     >>> host_target().name
     'cpu'
     """
-    import llvmlite.binding as llvm
+    return target_of_host(ask_host())
 
-    triple = llvm.get_process_triple()
-    features = llvm.get_host_cpu_features()
+
+def target_of_host(host: Host) -> Target:
+    """The target that a host is; raises like `host_target`."""
+    triple, cpu, listed = host
+    features = {name for name in listed.split(",") if name.startswith("+")}
     family = triple.split("-")[0]
     if family in ("x86_64", "amd64"):
-        wide = (
-            features.get("avx512f")
-            and features.get("avx512vl")
-            and features.get("avx512dq")
-            and features.get("avx512bw")
-        )
-        level = (
-            "x86-64-v4" if wide else "x86-64-v3" if features.get("avx2") and features.get("fma") else "x86-64"
-        )
+        wide = features >= {"+avx512f", "+avx512vl", "+avx512dq", "+avx512bw"}
+        level = "x86-64-v4" if wide else "x86-64-v3" if features >= {"+avx2", "+fma"} else "x86-64"
         base = TARGETS[level]
     elif family in ("aarch64", "arm64"):
         base = TARGETS["aarch64-linux-gnu"]
@@ -187,7 +213,7 @@ def host_target() -> Target:
     else:
         raise TargetError(f"target 'cpu': expected an x86-64, aarch64 or riscv64 machine, got {triple}")
     return replace(
-        base, name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features.flatten(),
+        base, name="cpu", triple=triple, cpu=cpu, features=listed,
         cache_bytes=_host_caches(),
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 _MAGIC = b"graphc object 1\n"
 _SUFFIX = ".gco"
+_HOST_SUFFIX = ".gch"  # what is known of a machine, which is no program
 _TEMPORARY = ".part"
 _ABANDONED = 3600.0  # seconds after which a file that a writer left half done is swept
 _DIGEST_BYTES = 32
@@ -68,6 +69,13 @@ class ObjectCache:
     def __init__(self, folder: Path | None, limit: int) -> None:
         self.folder = folder
         self.limit = limit
+        self._suffix = _SUFFIX
+
+    def of_hosts(self) -> ObjectCache:
+        """The entries of the same folder that are no programs but say what a machine is."""
+        other = ObjectCache(self.folder, self.limit)
+        other._suffix = _HOST_SUFFIX
+        return other
 
     def get(self, key: str) -> bytes | None:
         """The entry's bytes; `None` where there is none, or a damaged one."""
@@ -110,7 +118,9 @@ class ObjectCache:
 
     def entries(self) -> list[Entry]:
         """All entries, the most recently used first."""
-        return sorted((e for e in self._files() if e.path.suffix == _SUFFIX), key=lambda e: (-e.used, e.key))
+        return sorted(
+            (e for e in self._files() if e.path.suffix == self._suffix), key=lambda e: (-e.used, e.key)
+        )
 
     def clear(self) -> tuple[int, int]:
         """Removes all entries and what writers left behind; says how many, and their bytes."""
@@ -119,7 +129,7 @@ class ObjectCache:
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{key}{_SUFFIX}"
+        return self.folder / f"{key}{self._suffix}"
 
     def _files(self) -> Iterator[Entry]:
         if self.folder is None:
@@ -129,7 +139,7 @@ class ObjectCache:
         except OSError:
             return
         for file in files:
-            if file.name.endswith((_SUFFIX, _TEMPORARY)):
+            if file.name.endswith((_SUFFIX, _HOST_SUFFIX, _TEMPORARY)):
                 try:
                     status = file.stat(follow_symlinks=False)
                 except OSError:  # another process was faster
