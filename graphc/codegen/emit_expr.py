@@ -33,6 +33,8 @@ Form = tuple[int, tuple[tuple[str, int], ...]]  # a constant, and variables with
 
 _THE_LANE = {LANE: 1}
 _TESTS = ("lt", "le", "gt", "ge")
+_PLAIN = frozenset(name for name, p in PRIMITIVES.items() if not p.transcendental and name not in _TESTS)
+_RECURSION = 32  # levels of an expression that are evaluated by recursion, which is faster
 _REDUCIBLE = ("add", "mul", "min", "max", "and", "or")
 
 
@@ -53,6 +55,7 @@ class Expressions:
             int, tuple[Expr, Form | None]
         ] = {}  # by id of the expression, which is kept alive by it
         self._linear: dict[tuple[int, int], tuple[object, Form | None]] = {}  # of a buffer's indices
+        self._cells: dict[int, tuple[object, tuple[Form, ...]]] = {}  # of a register buffer's indices
         self._emitters: dict[type, Callable[..., Value]] = {
             Const: lambda node: writer.const(node.dtype, node.value),
             Var: self._variable,
@@ -75,13 +78,24 @@ class Expressions:
 
     # Values
 
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: Expr, depth: int = 0) -> Value:
         """The value of an expression: uniform, or one a lane."""
-        memo = self._memo
-        found = memo.get(id(expr))
+        found = self._memo.get(id(expr))
         if found is not None:
             return found
-        stack = [expr]
+        kind = type(expr)
+        if kind is Load or kind is Var or kind is Const:
+            found = self._emitters[kind](expr)
+        elif isinstance(expr, Apply) and expr.fn in _PLAIN and depth < _RECURSION:
+            found = emit_math.apply(self.w, expr.fn, [self.value(a, depth + 1) for a in expr.args])
+        else:
+            return self._value(expr)
+        self._memo[id(expr)] = found
+        return found
+
+    def _value(self, expr: Expr) -> Value:
+        """The same without recursion, for any expression."""
+        memo, stack = self._memo, [expr]
         while stack:
             node = stack[-1]
             if id(node) in memo:
@@ -288,11 +302,14 @@ class Expressions:
 
     def cell(self, buffer: Buffer, indices: Sequence[Expr]) -> tuple[Cell, int | None]:
         """The register cell that an index names, and the lane where it names one lane of a vector."""
+        known = self._cells.get(id(indices))
+        if known is None:
+            forms = tuple(self._form(expr) or (0, (("", 1),)) for expr in indices)
+            known = self._cells[id(indices)] = (indices, forms)
         position: list[int] = []
         vector = False
         last = len(indices) - 1
-        for d, expr in enumerate(indices):
-            number, names = self._form(expr) or (0, (("", 1),))
+        for d, (number, names) in enumerate(known[1]):
             for name, factor in names:
                 bound = self.variables.get(name)
                 if type(bound) is Affine and not bound.terms:

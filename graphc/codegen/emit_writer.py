@@ -192,6 +192,9 @@ class Writer:
 
     def alike(self, *values: Value) -> list[Value]:
         """The values with as many lanes as the widest of them."""
+        lanes = values[0].lanes
+        if all([v.lanes == lanes for v in values]):
+            return list(values)
         lanes = max([v.lanes for v in values])
         return [self.broadcast(v, lanes) for v in values]
 

@@ -151,7 +151,15 @@ def used_buffers(body: Sequence[Stmt]) -> set[Buffer]:
                 found.add(buffer)
                 roots += indices
             roots += stmt.scalars
-    return found | {e.buffer for e in postorder(*roots) if isinstance(e, Load)}
+    seen: set[int] = set()
+    while roots:
+        node = roots.pop()
+        if id(node) not in seen and not isinstance(node, (Const, Var)):
+            seen.add(id(node))
+            roots += operands(node)
+            if isinstance(node, Load):
+                found.add(node.buffer)
+    return found
 
 
 def callees(kernel: Kernel) -> list[Kernel]:
