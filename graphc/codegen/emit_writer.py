@@ -193,7 +193,7 @@ class Writer:
     def alike(self, *values: Value) -> list[Value]:
         """The values with as many lanes as the widest of them."""
         lanes = values[0].lanes
-        if all([v.lanes == lanes for v in values]):
+        if [v.lanes for v in values].count(lanes) == len(values):
             return list(values)
         lanes = max([v.lanes for v in values])
         return [self.broadcast(v, lanes) for v in values]
