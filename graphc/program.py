@@ -62,8 +62,6 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     clock = Clock(seconds)
     from graphc.codegen.memory import make_plan
     from graphc.codegen.program import emit_program
-    from graphc.ir.kernel_verify import verify_kernel
-    from graphc.ir.plan import verify_plan
     from graphc.passes.fuse import fuse
     from graphc.passes.simplify import simplify
 
@@ -82,6 +80,9 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     plan = make_plan(fused, target, donated)
     clock("schedule")
     if level > 1:
+        from graphc.ir.kernel_verify import verify_kernel
+        from graphc.ir.plan import verify_plan
+
         for kernel in plan.kernels:
             verify_kernel(kernel)
         verify_plan(plan)
