@@ -40,7 +40,7 @@ def part(name):
     last = now
 last = start
 if side == "graphc":
-    import graphc, graphc.compiler
+    import graphc, graphc.compiler, graphc.transforms, graphc.frontend.losses, graphc.frontend.optim
 elif side == "jax":
     import jax
 else:
