@@ -88,11 +88,11 @@ class Product:
     def batches(self) -> tuple[int, ...]:
         return tuple(self.left.value.shape[d] for d in self.left.batch)
 
-    @property
+    @cached_property
     def sums(self) -> tuple[int, ...]:
         return tuple(self.left.value.shape[d] for d in self.left.summed)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """How many products are summed for an element of the result."""
         return math.prod(self.sums)

@@ -31,6 +31,7 @@ from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 _LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
+_SMALL_CORNER = 100  # a corner is computed with full rows where that adds less than a hundredth to the work
 _AHEAD = 8  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -125,6 +126,8 @@ class OuterProducts:
 
     def _call(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> Stmt:
         """A call of the tile of `mr` rows and `size` columns."""
+        if self._corner_repeats(mr, size, block):
+            row, mr = index(self.rows.extent - self.blocking.tile.rows), self.blocking.tile.rows
         return self.c.call_tile(
             (mr, size, block.depth, block.first, block.last),
             place,
@@ -132,6 +135,24 @@ class OuterProducts:
             lambda inner, at: self._tile(
                 inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
             ),
+        )
+
+    def _corner_repeats(self, mr: int, size: int, block: Block) -> bool:
+        """True of the corner that remains of rows and columns if the tile of full rows may compute some of them again.
+
+        It needs no code of its own then. What is updated in place or summed may not be computed twice.
+        """
+        rows, full = self.rows.extent, self.blocking.tile.rows
+        again = (full - mr) * size
+        return (
+            mr < full <= rows
+            and size < self.width
+            and block.first
+            and block.last
+            and self.packed_rows is None  # rows that remain are packed for a tile of their own
+            and not self.c.byproducts
+            and all(b.access != "inout" for b in self.c.params)
+            and again * _SMALL_CORNER <= rows * self.columns.extent
         )
 
     # -------------------------------------------------------------------------------------------------------- packing
