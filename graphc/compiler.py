@@ -271,6 +271,9 @@ def _collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # all that is new becomes old without being searched once more
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 
