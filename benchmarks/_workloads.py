@@ -1,7 +1,8 @@
 """The training steps that benchmarks time, for graphc, JAX, PyTorch, and in numpy's float64 as the judge.
 
 In: a workload's name. Out: on each side a function that makes one step and gives its loss. Parameters start equal on all
-sides; each keeps them in its own natural layout (graphc and PyTorch [out, in], JAX [in, out]).
+sides; each keeps them in its own natural layout (graphc and PyTorch [out, in], JAX [in, out]). Each side imports its own
+library alone: that is a part of the time to its first step.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import graphc
-from graphc.compiler import CompiledFunction
-from graphc.frontend import activations, losses
-from graphc.frontend.array import Array
-from graphc.frontend.optim import SGD, Adam
+if TYPE_CHECKING:
+    from graphc.compiler import CompiledFunction
+    from graphc.frontend.array import Array
 
 Arrays = dict[str, np.ndarray]
 Side = Callable[[], float]
@@ -77,6 +77,10 @@ def start(w: Workload) -> tuple[Arrays, np.ndarray, np.ndarray]:
 
 def graphc_step(w: Workload) -> tuple[Callable, tuple]:
     """The step as a Python function, and the arguments that it is compiled for."""
+    import graphc
+    from graphc.frontend import activations, losses
+    from graphc.frontend.optim import SGD, Adam
+
     parameters, x, y = start(w)
     optimizer = Adam(RATE) if w.optimizer == "adam" else SGD(RATE, momentum=0.9 * (w.optimizer == "momentum"))
     layers = len(w.sizes) - 1
@@ -98,6 +102,8 @@ def graphc_step(w: Workload) -> tuple[Callable, tuple]:
 
 def compiled_step(w: Workload, target: str = "cpu") -> tuple[CompiledFunction, tuple]:
     """The compiled step, and arguments for it."""
+    import graphc
+
     step, arguments = graphc_step(w)
     return graphc.compile(step, *arguments, donate=("p", "state"), target=target), arguments
 
@@ -209,6 +215,8 @@ def torch_side(w: Workload) -> tuple[Callable[[], object], Side]:
 
 def exact_losses(w: Workload, steps: int) -> list[float]:
     """The losses of the first steps in float64, by the interpreter: the judge of all sides."""
+    import graphc
+
     step, arguments = graphc_step(w)
     graph = graphc.trace(step, *arguments)
     flat: list[np.ndarray] = [

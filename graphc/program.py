@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,7 +23,7 @@ from graphc.config import config
 from graphc.errors import GraphcError
 from graphc.ir.graph import Graph
 from graphc.ir.verify import verify
-from graphc.runtime.abi import ProgramInfo
+from graphc.runtime.abi import ProgramInfo, identifier
 from graphc.runtime.executable import Executable
 from graphc.runtime.object_cache import ObjectCache, default_folder
 
@@ -63,16 +65,15 @@ class Lowered:
 
 def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]) -> Lowered:
     """Passes, schedules and emission; `seconds` gets the time of each part."""
+    clock = Clock(seconds)
     from graphc.codegen.memory import make_plan
     from graphc.codegen.program import emit_program
     from graphc.codegen.separate import separate
-    from graphc.ir.kernel_verify import verify_kernel
-    from graphc.ir.plan import verify_plan
     from graphc.passes.fuse import fuse
     from graphc.passes.simplify import simplify
 
+    clock("import")
     level = config().verify
-    clock = Clock(seconds)
     if level:
         verify(graph)
     clock("verify")
@@ -86,6 +87,9 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
     plan = make_plan(fused, target, donated)
     clock("schedule")
     if level > 1:
+        from graphc.ir.kernel_verify import verify_kernel
+        from graphc.ir.plan import verify_plan
+
         for kernel in plan.kernels:
             verify_kernel(kernel)
         verify_plan(plan)
@@ -99,12 +103,13 @@ class Program:
     """A compiled graph. `seconds` says how long each part took; `cached`, that its code came from the object cache."""
 
     def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
-        from graphc.codegen.program import identifier
-
         self.graph, self.target, self.donated = graph, target, donated
         self.cached = False
         self.seconds: dict[str, float] = {}
         clock = Clock(self.seconds)
+        from graphc.codegen.loader import load_object
+
+        clock("import")
         objects = object_cache()
         name = identifier(graph.name)
         key = cache_key(graph, target, donated) if objects.folder is not None else ""
@@ -114,7 +119,7 @@ class Program:
         clock("cache")
         if found is not None:
             with suppress(GraphcError):  # what does not load is as good as damaged
-                loaded = _load(found, name)
+                loaded = _described(load_object(found), name)
             clock("load")
         self.cached = loaded is not None
         if found is not None and loaded is not None:
@@ -122,7 +127,7 @@ class Program:
         else:
             self.object_code = self._compile()
             clock = Clock(self.seconds)
-            loaded = _load(self.object_code, name)
+            loaded = _described(load_object(self.object_code), name)
             clock("load")
             objects.put(key, self.object_code)
             clock("cache")
@@ -130,10 +135,13 @@ class Program:
         self.executable = Executable(code.address(f"{info.name}_run"), code, info)
 
     def _compile(self) -> bytes:
-        from graphc.codegen.object import compile_object
-
         llvm = self.lowered.llvm
         clock = Clock(self.seconds)
+        import llvmlite.binding  # noqa: F401  # the driver's import is no work of LLVM's
+
+        from graphc.codegen.object import compile_object
+
+        clock("import")
         code = compile_object(llvm, self.target)
         clock("llvm")
         return code
@@ -151,11 +159,8 @@ class Program:
         return compile_assembly(self.lowered.llvm, self.target)
 
 
-def _load(code: bytes, name: str) -> tuple[LoadedObject, ProgramInfo]:
-    """The code in this process, and what it says about itself."""
-    from graphc.codegen.loader import load_object
-
-    loaded = load_object(code)
+def _described(loaded: LoadedObject, name: str) -> tuple[LoadedObject, ProgramInfo]:
+    """The code, and what it says about itself."""
     address = loaded.address(f"{name}_info")
     size = ctypes.c_int32.from_address(address + 4).value
     return loaded, ProgramInfo.from_json(ctypes.string_at(address + 8, size).decode())
@@ -178,14 +183,42 @@ def object_cache() -> ObjectCache:
     return ObjectCache(folder, settings.cache_bytes)
 
 
+def host_from_cache() -> Target:
+    """This machine; what LLVM said of it is in the object cache too, so that a program from there needs no LLVM."""
+    objects = object_cache()
+    return _host_from(objects.folder, objects.limit, config().cache_sizes)
+
+
+@cache
+def _host_from(folder: Path | None, limit: int, cache_sizes: tuple[int, ...]) -> Target:
+    from graphc.codegen.target import Host, ask_host, host_fingerprint, host_target, target_of_host
+
+    fingerprint = host_fingerprint() if folder is not None else ""
+    if not fingerprint:
+        return host_target()
+    objects = ObjectCache(folder, limit).of_hosts()
+    key = _digest(["host", fingerprint])
+    found = objects.get(key)
+    if found is not None:
+        with suppress(ValueError, TypeError):
+            return target_of_host(Host(*map(str, json.loads(found))))
+    host = ask_host()
+    objects.put(key, json.dumps(host).encode())
+    return target_of_host(host)
+
+
 def cache_key(graph: Graph, target: Target, donated: Donated) -> str:
     """A digest of all that determines a program's bytes: two graphs that differ in lines of source alone share it."""
+    names = (graph.name, graph.input_names, graph.output_names)
+    return _digest([graph.canonical, repr(names), target.identity, repr(donated)])
+
+
+def _digest(parts: Sequence[str]) -> str:
+    """A key of the cache: these parts, and what else the answer depends on."""
     import llvmlite
 
-    names = (graph.name, graph.input_names, graph.output_names)
-    parts = (graph.canonical, repr(names), target.identity, repr(donated), llvmlite.__version__, _sources())
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (*parts, llvmlite.__version__, _sources()):
         text = part.encode()
         digest.update(b"%d:" % len(text) + text)
     return digest.hexdigest()

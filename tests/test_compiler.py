@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_every_stage_computes_the_same_and_is_there_to_read() -> None:
     assert "call @contract0" in str(f.plan) and "define i32 @" in f.llvm and ".text" in f.asm
     assert set(f.compile_seconds) == {
         "trace",
+        "import",
         "cache",
         "passes",
         "verify",
@@ -103,6 +105,21 @@ def test_every_stage_computes_the_same_and_is_there_to_read() -> None:
         "llvm",
         "load",
     }
+
+
+def test_the_search_for_garbage_is_as_it_was_after_compiling() -> None:
+    def fails(x: graphc.Array) -> graphc.Array:
+        return x + 1
+
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            graphc.compile(lambda x: x + 17, X)
+            with pytest.raises(TargetError):
+                graphc.compile(fails, X, target="wasm32")
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
 
 
 def test_interpreted_functions_have_no_code_to_show() -> None:

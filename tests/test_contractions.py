@@ -14,6 +14,7 @@ from graphc.codegen.schedules.blocking import Blocking
 from graphc.codegen.schedules.tiles import Contraction
 from graphc.codegen.target import Target, host_target, target_from_name
 from graphc.frontend.array import Array
+from graphc.ir.kernel_print import callees, used_buffers
 from graphc.ir.plan import run_plan, verify_plan
 from graphc.ir.types import f32, f64
 from graphc.passes.fuse import fuse
@@ -181,3 +182,27 @@ def test_sums_over_the_rows_are_by_products(
     for result, want in zip(exe(a, b), (expected, expected.sum(0), expected.max(0)), strict=True):
         np.testing.assert_allclose(result, want, atol=1e-4)
     np.testing.assert_allclose(run_plan(exe.plan, [a, b])[1], expected.sum(0), atol=1e-4)
+
+
+def test_a_corner_is_computed_with_full_rows_unless_that_would_update_twice() -> None:
+    target = target_from_name("x86-64-v3")
+    a, b = operands("AB", 131, 203, 7)
+    c = np.random.default_rng(0).standard_normal((131, 203)).astype(np.float32)
+
+    def update(c: Array, a: Array, b: Array) -> Array:
+        return c - a @ b
+
+    plain = graphc.compile(update, c, a, b, target=target)
+    in_place = graphc.compile(update, c, a, b, target=target, donate=["c"])
+    tiles = [len(callees(f.kernels[0])) - 1 for f in (plain, in_place)]
+    assert tiles == [3, 4]
+    want = c.astype(np.float64) - a.astype(np.float64) @ b
+    np.testing.assert_allclose(plain(c, a, b), want, atol=1e-5)
+    np.testing.assert_allclose(in_place(c.copy(), a, b), want, atol=1e-5)
+
+
+def test_a_tile_takes_the_buffers_that_it_uses() -> None:
+    a, b = operands("ABT", 128, 512, 64)
+    f = graphc.compile(FORMS["ABT"][0], a, b, target=target_from_name("x86-64-v3"))
+    for callee in callees(f.kernels[0])[:-1]:
+        assert set(callee.params) <= used_buffers(callee.body)

@@ -204,6 +204,36 @@ def test_strides_of_a_buffer_are_in_elements() -> None:
     np.testing.assert_array_equal(y, x.T)
 
 
+def test_llvm_does_not_look_through_long_chains_of_shuffles() -> None:
+    x, y = numbers(4), np.zeros(4, np.float32)
+    bx, by = buffer("x", x), buffer("y", y, "out")
+    turned = load(bx, lane)
+    for _ in range(5):  # each moves the lanes on by one
+        turned = Shuffle(turned, turned, (1, 2, 3, 4))
+    kernel = Kernel("turn", (bx, by), (vector(4, [store(by, [lane], turned)]),))
+    run(kernel, x, y)
+    np.testing.assert_array_equal(y, np.roll(x, -5))
+    fences = {
+        name: emit_function(kernel, target_from_name(name)).count("@llvm.arithmetic.fence")
+        for name in ("x86-64-v3", "aarch64-linux-gnu", "wasm32")
+    }
+    assert fences == {"x86-64-v3": 2, "aarch64-linux-gnu": 2, "wasm32": 0}
+
+
+def test_an_address_is_computed_once_in_a_block() -> None:
+    x = numbers(9)
+    b = buffer("x", x, "inout")
+    k = Kernel(
+        "twice",
+        (b,),
+        (store(b, [5], add(load(b, 5), load(b, 5))), store(b, [5], add(load(b, 5), load(b, 7)))),
+    )
+    assert emit_function(k, target_from_name("x86-64-v3")).count("getelementptr") == 2
+    want = x[5] * 2 + x[7]
+    run(k, x)
+    assert x[5] == want
+
+
 def test_a_load_after_a_store_sees_it() -> None:
     x = np.array([1, 2, 3], np.int32)
     b = buffer("x", x, "inout")

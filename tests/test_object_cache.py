@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,11 @@ import pytest
 
 import graphc
 from graphc import compiler, program
-from graphc.codegen.target import host_target
+from graphc.codegen.target import ask_host, host_fingerprint, host_target
 from graphc.config import config
 from graphc.errors import GraphcError
 from graphc.ir.graph import Graph
-from graphc.program import Program, cache_key
+from graphc.program import Program, cache_key, host_from_cache
 from graphc.runtime.object_cache import ObjectCache, default_folder
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -34,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path / "cache"))
     config.cache_clear()
     monkeypatch.setattr(compiler, "_PROGRAMS", {})
+    program._host_from.cache_clear()
     return tmp_path / "cache"
 
 
@@ -51,10 +53,63 @@ def test_a_later_process_finds_the_same_bytes_and_skips_the_work(folder: Path) -
     first = fresh(lambda x: graphc.exp(x) @ x.T, X)
     second = fresh(lambda x: graphc.exp(x) @ x.T, X)
     assert (first.cached, second.cached) == (False, True)
-    assert set(second.compile_seconds) == {"trace", "cache", "load"}
+    assert set(second.compile_seconds) == {"trace", "import", "cache", "load"}
     assert second.object_code == first.object_code and second.info == first.info
     np.testing.assert_array_equal(first(X), second(X))
     assert len(entries(folder)) == 1
+
+
+def test_what_llvm_says_of_the_machine_is_kept_and_rebuilt_when_damaged(folder: Path) -> None:
+    asked = ask_host()
+    program._host_from.cache_clear()
+    assert host_from_cache() == host_target()
+    if host_fingerprint():
+        (path,) = folder.glob("*.gch")
+        assert json.loads(ObjectCache(folder, 1 << 20).of_hosts().get(path.stem) or b"") == list(asked)
+        path.write_bytes(path.read_bytes()[:-1])
+        program._host_from.cache_clear()
+        assert host_from_cache() == host_target()
+        assert ObjectCache(folder, 1 << 20).of_hosts().get(path.stem) is not None
+    assert ObjectCache(folder, 1 << 20).entries() == []
+
+
+def test_a_program_from_the_cache_needs_neither_llvm_nor_the_code_generator(folder: Path) -> None:
+    code = (
+        "import sys, numpy as np, graphc\n"
+        "f = graphc.compile(graphc.value_and_grad(lambda x: graphc.tanh(x @ x.T).sum()), np.ones((3, 4), np.float32))\n"
+        "print(f.cached, f(np.ones((3, 4), np.float32))[0])\n"
+        "print([m for m in sys.modules if m == 'networkx' or m.startswith(('llvmlite.binding', 'numpy.ma.',\n"
+        "    'graphc.codegen.schedules', 'graphc.codegen.emit', 'graphc.ir.kernel'))])"
+    )
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code], env=dict(os.environ), check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+        for _ in range(2)
+    )
+    assert first[0].replace("False", "True") == second[0] and second[0].startswith("True")
+    if host_fingerprint():
+        assert second[1] == "[]"
+
+
+def test_the_same_source_gives_the_same_object_in_every_process() -> None:
+    code = (
+        "import hashlib, graphc\n"
+        "from graphc import f32\n"
+        "step = graphc.value_and_grad(lambda w, x: graphc.exp(graphc.tanh(x @ w)).sum())\n"
+        "f = graphc.compile(step, f32[70, 50], f32[33, 70], donate=[0])\n"
+        "print(hashlib.sha256(f.object_code).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "GRAPHC_CACHE": "off"},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 def test_a_program_from_the_cache_still_shows_every_stage(folder: Path) -> None:
@@ -364,7 +419,7 @@ def test_a_full_or_read_only_disk_is_harmless(
     monkeypatch.setattr(place[call], refuse)
     np.testing.assert_array_equal(fresh(lambda x: x * 11, X)(X), X * 11)
     np.testing.assert_array_equal(fresh(lambda x: x * 13, X)(X), X * 13)
-    assert {p.name for p in folder.iterdir() if p.suffix != ".gco"} <= {"written"}
+    assert {p.name for p in folder.iterdir() if p.suffix not in (".gco", ".gch")} <= {"written"}
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing(

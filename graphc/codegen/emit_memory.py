@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from graphc.codegen.emit_writer import Lines, Value, Writer
+from graphc.codegen.emit_writer import Lines, Scope, Value, Writer
 from graphc.ir.kernel import Buffer
 from graphc.ir.types import bool_, i64, u8
 
@@ -57,8 +57,7 @@ class Affine(NamedTuple):
         return not self.terms
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an index points: a hoistable part, a constant, the step from lane to lane, and vectors of offsets."""
 
     uniform: tuple[tuple[Symbol, int], ...]
@@ -69,10 +68,14 @@ class Place:
 
 def place_of(index: Affine) -> Place:
     """The parts of a linear index."""
-    uniform = [(s, c) for s, c in index.terms.items() if s is not LANE and s.lanes == 1]
-    vectors = tuple((s, c) for s, c in index.terms.items() if s.lanes > 1)
-    uniform.sort(key=lambda term: (term[0].depth, len(term[0].text), term[0].text))
-    return Place(tuple(uniform), index.const, index.terms.get(LANE, 0), vectors)
+    const, terms = index
+    uniform = [(s, c) for s, c in terms.items() if s is not LANE and s.lanes == 1]
+    if len(uniform) > 1:
+        uniform.sort(key=lambda term: (term[0].depth, len(term[0].text), term[0].text))
+    lane_step = terms.get(LANE, 0)
+    plain = len(uniform) + (lane_step != 0) == len(terms)
+    vectors = () if plain else tuple((s, c) for s, c in terms.items() if s.lanes > 1)
+    return Place(tuple(uniform), const, lane_step, vectors)
 
 
 class Memory:
@@ -106,11 +109,28 @@ class Memory:
         """The address of the place's first lane plus `offset` elements; each part is computed in the outermost scope."""
         if id(buffer) not in self.pointers:
             raise self.w.error(f"%{buffer.name} to be a parameter or allocated", "an access to it")
+        known = ("address", id(buffer), place.uniform)
+        base = next((s.cache[known] for s in self.w.scopes if known in s.cache), "")
+        if not base:
+            base = self._uniform_pointer(buffer, place.uniform)
+        moved = place.const + offset
+        if moved == 0:
+            return base
+        # of this block alone: in another one it would take a register, here it is part of an instruction
+        cache, key = self.w.scopes[-1].cache, ("offset", base, moved, self.w.label)
+        if key not in cache:
+            name = cache[key] = self.w.fresh("%p")
+            kind, element = self.pointer_type(buffer), self.w.memory_type(buffer.dtype)
+            self.w.line(f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {moved}")
+        return cache[key]
+
+    def _uniform_pointer(self, buffer: Buffer, uniform: tuple[tuple[Symbol, int], ...]) -> str:
         base, _ = self.pointers[id(buffer)]
         kind, element = self.pointer_type(buffer), self.w.memory_type(buffer.dtype)
         done: list[tuple[str, int]] = []
         late = False
-        terms = list(place.uniform)
+        depth = 0
+        terms = list(uniform)
         while terms:
             depth = terms[0][0].depth
             group = [t for t in terms if t[0].depth == depth]
@@ -122,28 +142,29 @@ class Memory:
             if known is None:
                 scope = self.w.scopes[-1 if late else depth]
                 out = self.w.lines if late else scope.head
-                amount = self._sum(group, out)
+                amount = self._sum(group, out, None if late else scope)
                 known = self.w.fresh("%p")
                 out.append(
                     f"  {known} = getelementptr {element}, {kind} {base}, {self.w.index_type} {amount}"
                 )
                 scope.cache[key] = known
             base = known
-        if place.const + offset == 0:
-            return base
-        name = self.w.fresh("%p")
-        self.w.line(
-            f"{name} = getelementptr {element}, {kind} {base}, {self.w.index_type} {place.const + offset}"
-        )
-        return name
+        self.w.scopes[-1 if late else depth].cache["address", id(buffer), uniform] = base
+        return base
 
-    def _sum(self, group: Sequence[tuple[Symbol, int]], out: Lines) -> str:
+    def _sum(self, group: Sequence[tuple[Symbol, int]], out: Lines, scope: Scope | None) -> str:
+        """The sum of the terms; products are known in the scope at whose head they are, if there is one."""
         total = ""
         for symbol, coefficient in group:
             term = symbol.text
             if coefficient != 1:
-                term = self.w.fresh("%x")
-                out.append(f"  {term} = mul {self.w.index_type} {symbol.text}, {coefficient}")
+                key = ("multiple", symbol.text, coefficient)
+                known = scope.cache.get(key) if scope is not None else None
+                term = known or self.w.fresh("%x")
+                if known is None:
+                    out.append(f"  {term} = mul {self.w.index_type} {symbol.text}, {coefficient}")
+                    if scope is not None:
+                        scope.cache[key] = term
             if total:
                 name = self.w.fresh("%x")
                 out.append(f"  {name} = add {self.w.index_type} {total}, {term}")
@@ -191,11 +212,11 @@ class Memory:
         Where no lane looks at another one (`exact` is false) an element that all lanes share is not zeroed in the
         inactive ones.
         """
-        pointer_key = tuple((s.text, c) for s, c in place.uniform + place.vectors)
-        key = (id(buffer), pointer_key, place.const, place.lane_step, lanes, mask and mask.text, exact)
-        if key not in self.loaded:
-            self.loaded[key] = (id(buffer), self._load(buffer, place, lanes, mask, exact))
-        return self.loaded[key][1]
+        key = (id(buffer), place, lanes, mask and mask.text, exact)
+        found = self.loaded.get(key)
+        if found is None:
+            found = self.loaded[key] = (id(buffer), self._load(buffer, place, lanes, mask, exact))
+        return found[1]
 
     def _load(self, buffer: Buffer, place: Place, lanes: int, mask: Value | None, exact: bool) -> Value:
         if mask is not None and mask.const is not None and not any(mask.const):

@@ -16,6 +16,7 @@ from graphc.ir.kernel import (
     Bitcast,
     Buffer,
     Cast,
+    Const,
     Expr,
     For,
     If,
@@ -34,6 +35,9 @@ Cell = tuple[int, tuple[int, ...]]  # id of the buffer, index with the last dime
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The expressions that an expression is made of, the indices of a load among them."""
+    kind = type(expr)
+    if kind is Const or kind is Var:
+        return ()
     if isinstance(expr, (Apply, Intrinsic)):
         return expr.args
     if isinstance(expr, Load):
@@ -77,6 +81,7 @@ class Registers:
         self.w = writer
         self.cells: dict[Cell, Value] = {}
         self.buffers: dict[int, Buffer] = {}
+        self.lanes_mix = False  # does an expression look at other lanes?
         self._width: dict[int, int] = {}
         self._measure(body, {}, lanes_of)
 
@@ -89,6 +94,8 @@ class Registers:
                 for expr in walk(root):
                     if isinstance(expr, Load):
                         self._measure_access(expr.buffer, expr.indices, lanes)
+                    elif isinstance(expr, (Reduce, Shuffle, Intrinsic)):
+                        self.lanes_mix = True
             if isinstance(stmt, For):
                 width = lanes_of.get(id(stmt), 1)
                 inner = {k: v for k, v in lanes.items() if k != stmt.var.name}
@@ -110,19 +117,24 @@ class Registers:
 
     def cell(self, buffer: Buffer, indices: Sequence[Affine]) -> tuple[Cell, int | None]:
         """The cell that an index names; with it the lane, where the index names one lane of a vector."""
-        self.buffers[id(buffer)] = buffer
-        width = self._width.get(id(buffer), 1)
-        last = indices[-1] if indices else Affine(0, {})
-        if any(not i.is_constant for i in indices[:-1]) or dict(last.terms) not in ({}, {LANE: 1}):
+        terms = indices[-1].terms if indices else {}
+        if any(not i.is_constant for i in indices[:-1]) or (terms and terms != {LANE: 1}):
             expected = "constants, unrolled variables and, last, the vector variable"
             raise self.w.error(f"register buffer %{buffer.name} to be indexed by {expected}", "another index")
-        lead = tuple(i.const for i in indices[:-1])
-        if last.terms and last.const % width:
+        return self.cell_at(buffer, [i.const for i in indices], bool(terms))
+
+    def cell_at(self, buffer: Buffer, position: list[int], vector: bool) -> tuple[Cell, int | None]:
+        """The same for known numbers, to the last of which the lane's is added if `vector`."""
+        self.buffers[id(buffer)] = buffer
+        width = self._width.get(id(buffer), 1)
+        at = position[-1] if position else 0
+        if vector and at % width:
             raise self.w.error(
-                f"register buffer %{buffer.name} to be accessed at multiples of {width}", str(last.const)
+                f"register buffer %{buffer.name} to be accessed at multiples of {width}", str(at)
             )
-        key = (id(buffer), (*lead, last.const // width) if indices else ())
-        return key, (last.const % width if width > 1 and not last.terms else None)
+        if position and width > 1:
+            position[-1] = at // width
+        return (id(buffer), tuple(position)), (at % width if width > 1 and not vector else None)
 
     def lanes(self, cell: Cell) -> int:
         return self._width.get(cell[0], 1)
@@ -132,18 +144,16 @@ class Registers:
         found = self.cells.get(cell)
         return self.w.poison(self.buffers[cell[0]].dtype, self.lanes(cell)) if found is None else found
 
-    def read(self, buffer: Buffer, indices: Sequence[Affine]) -> Value:
-        cell, lane = self.cell(buffer, indices)
-        if cell not in self.cells:
+    def read(self, buffer: Buffer, cell: Cell, lane: int | None) -> Value:
+        value = self.cells.get(cell)
+        if value is None:
             raise self.w.error(
                 f"register %{buffer.name}{list(cell[1])} to be stored before it is read", "a read"
             )
-        value = self.cells[cell]
         return value if lane is None else self.w.lane(value, lane)
 
-    def write(self, buffer: Buffer, indices: Sequence[Affine], value: Value, mask: Value | None) -> None:
+    def write(self, cell: Cell, lane: int | None, value: Value, mask: Value | None) -> None:
         """Stores a cell; under a mask the inactive lanes keep what they have."""
-        cell, lane = self.cell(buffer, indices)
         width = self.lanes(cell)
         if (
             lane is not None or width == 1

@@ -16,6 +16,7 @@ from graphc.errors import CompileError, TargetError
 from graphc.ir.scalar import Number
 from graphc.ir.types import DType, bool_, i64
 
+_FENCE, _ROUNDS = "llvm.arithmetic.fence", 2
 _TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u8": "i8", "bool": "i1"}
 
 
@@ -79,6 +80,8 @@ class Writer:
         self.helpers: set[str] = set()  # functions of our own that the text calls
         self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
         self._count = 0
+        self._types: dict[tuple[str, int], str] = {}
+        self._rounds: dict[str, int] = {}  # of shuffles that a value has been through, one after the other
 
     def error(self, expected: str, got: str) -> CompileError:
         return CompileError(f"kernel @{self.name}: expected {expected}, got {got}")
@@ -91,13 +94,17 @@ class Writer:
 
     def type(self, dtype: DType, lanes: int = 1) -> str:
         """The LLVM type of a value in registers."""
+        known = self._types.get((dtype.name, lanes))
+        if known is not None:
+            return known
         if dtype not in self.target.dtypes or dtype.name not in _TYPES:
             names = ", ".join(sorted(t.name for t in self.target.dtypes))
             raise TargetError(
                 f"kernel @{self.name}: expected one of {names} on {self.target.name}, got {dtype.name}"
             )
         scalar = _TYPES[dtype.name]
-        return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+        text = self._types[dtype.name, lanes] = scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+        return text
 
     def memory_type(self, dtype: DType, lanes: int = 1) -> str:
         """The LLVM type of an element in memory, where a bool is a byte."""
@@ -185,7 +192,10 @@ class Writer:
 
     def alike(self, *values: Value) -> list[Value]:
         """The values with as many lanes as the widest of them."""
-        lanes = max(v.lanes for v in values)
+        lanes = values[0].lanes
+        if [v.lanes for v in values].count(lanes) == len(values):
+            return list(values)
+        lanes = max([v.lanes for v in values])
         return [self.broadcast(v, lanes) for v in values]
 
     def binary(self, opcode: str, x: Value, y: Value) -> Value:
@@ -243,8 +253,31 @@ class Writer:
             for position, element in enumerate(picked):
                 result = self.insert(result, element, position)
             return result
+        x, y = self._fenced(x), self._fenced(y)
         mask = f"<{len(lanes)} x i32> <" + ", ".join(f"i32 {n}" for n in lanes) + ">"
-        return self.emit(f"shufflevector {self.typed(x)}, {self.typed(y)}, {mask}", x.dtype, len(lanes))
+        result = self.emit(f"shufflevector {self.typed(x)}, {self.typed(y)}, {mask}", x.dtype, len(lanes))
+        self._rounds[result.text] = 1 + max(self._rounds.get(x.text, 0), self._rounds.get(y.text, 0))
+        return result
+
+    def _fenced(self, x: Value) -> Value:
+        """The value, which LLVM doesn't look into where it came through several rounds of shuffles.
+
+        LLVM tries to combine each shuffle with all that lead to it: a 16 x 16 transpose took twice as long to compile,
+        for the same instructions.
+        """
+        if (
+            self._rounds.get(x.text, 0) < _ROUNDS
+            or not x.dtype.is_float
+            or _FENCE not in self.target.intrinsics
+        ):
+            return x
+        key = ("fence", x.text)
+        for scope in self.scopes:
+            if key in scope.cache:
+                return Value(scope.cache[key], x.dtype, x.lanes)
+        fenced = self.call(_FENCE, [x], x.dtype)
+        self.scopes[-1].cache[key] = fenced.text
+        return fenced
 
     def any_lane(self, mask: Value) -> Value:
         """Uniform: true where the mask is, in any lane."""

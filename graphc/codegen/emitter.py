@@ -7,13 +7,14 @@ the text needs no optimiser.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from graphc.codegen import emit_math
 from graphc.codegen.emit_expr import Expressions
 from graphc.codegen.emit_memory import LANE, Affine, Memory, Symbol, place_of
-from graphc.codegen.emit_registers import Cell, Registers, expressions, walk
+from graphc.codegen.emit_registers import Cell, Registers
 from graphc.codegen.emit_writer import Lines, Value, Writer, quoted
 from graphc.codegen.launch import HELD, launch_of, nest_height, static_trips
 from graphc.codegen.target import Target
@@ -27,16 +28,13 @@ from graphc.ir.kernel import (
     Const,
     For,
     If,
-    Intrinsic,
     Kernel,
     Let,
     Prefetch,
-    Reduce,
-    Shuffle,
     Stmt,
     Store,
 )
-from graphc.ir.kernel_print import callees
+from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
 
 _ATOMICS = {
@@ -79,15 +77,14 @@ def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
         symbols[id(kernel)] = kernel.name
     taken = set(symbols.values())
     called = {id(c): c for k in kernels for c in callees(k)[:-1] if id(c) not in symbols}
-    alike: dict[tuple[object, ...], list[Kernel]] = {}
-    for callee in called.values():
-        alike.setdefault(_outline(callee), []).append(callee)
+    outlines = {number: _outline(callee) for number, callee in called.items()}
+    alike = Counter(outlines.values())
     by_text: dict[str, str] = {}
     numbers: dict[str, int] = {}
     shared: list[Kernel] = []
     for callee in called.values():
         # the text tells kernels apart that look alike from afar; it takes a while to print
-        unique = len(alike[_outline(callee)]) == 1
+        unique = alike[outlines[id(callee)]] == 1
         text = str(id(callee)) if unique else str(replace(callee, name=""))
         if text not in by_text:
             number = numbers.get(callee.name, 0)
@@ -103,7 +100,13 @@ def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
 
 def _outline(kernel: Kernel) -> tuple[object, ...]:
     params = tuple((b.dtype.name, b.shape, b.strides, b.access) for b in kernel.params)
-    return params, len(kernel.scalars), tuple(type(s).__name__ for s in kernel.body)
+    body = tuple(
+        (s.binding, s.step, *(e.value if isinstance(e, Const) else None for e in (s.start, s.stop)))
+        if isinstance(s, For)
+        else (type(s).__name__,)
+        for s in statements(kernel.body)
+    )
+    return params, len(kernel.scalars), body
 
 
 def module_header(target: Target) -> str:
@@ -143,18 +146,6 @@ def _lanes_of_loops(body: Sequence[Stmt]) -> dict[int, int]:
     return found
 
 
-def _mixes_lanes(body: Sequence[Stmt]) -> bool:
-    """True where some expression looks at other lanes, so that inactive ones must hold what the grammar says."""
-    for stmt in body:
-        if any(isinstance(e, (Reduce, Shuffle, Intrinsic)) for root in expressions(stmt) for e in walk(root)):
-            return True
-        if isinstance(stmt, For) and _mixes_lanes(stmt.body):
-            return True
-        if isinstance(stmt, If) and _mixes_lanes((*stmt.body, *stmt.orelse)):
-            return True
-    return False
-
-
 class _Function:
     """One kernel on its way to text."""
 
@@ -166,7 +157,8 @@ class _Function:
         self.w = Writer(target, kernel.name)
         self.memory = Memory(self.w)
         self.registers = Registers(self.w, kernel.body, _lanes_of_loops(kernel.body))
-        self.x = Expressions(self.w, self.memory, self.registers, _mixes_lanes(kernel.body))
+        # where an expression looks at other lanes, inactive ones must hold what the grammar says
+        self.x = Expressions(self.w, self.memory, self.registers, self.registers.lanes_mix)
         self._globals: list[str] = []
         self._threads = 0  # loops of threads around that run one after the other
         self._statements: dict[type, Callable[..., None]] = {
@@ -268,7 +260,7 @@ class _Function:
         if value.dtype is not stmt.buffer.dtype:
             raise self.w.error(f"{stmt.buffer.dtype.name} to store in %{stmt.buffer.name}", value.dtype.name)
         if stmt.buffer.space == "reg":
-            self.registers.write(stmt.buffer, [self.x.affine(i) for i in stmt.indices], value, self.x.mask)
+            self.registers.write(*self.x.cell(stmt.buffer, stmt.indices), value, self.x.mask)
             return
         place = place_of(self.x.linear(stmt.buffer, stmt.indices))
         self.memory.store(stmt.buffer, place, value, self.x.lanes, self.x.mask)
@@ -384,6 +376,10 @@ class _Function:
     def _for(self, stmt: For) -> None:
         if stmt.step < 1:
             raise self.w.error(f"a positive step of %{stmt.var.name}", str(stmt.step))
+        if stmt.binding == "unroll" and isinstance(stmt.start, Const) and isinstance(stmt.stop, Const):
+            for number in range(int(stmt.start.value), int(stmt.stop.value), stmt.step):
+                self._once(stmt, Affine(number, {}))
+            return
         start, stop = self.x.affine(stmt.start), self.x.affine(stmt.stop)
         if any(s is LANE or s.lanes > 1 for bound in (start, stop) for s in bound.terms):
             raise self.w.error(f"bounds of %{stmt.var.name} that don't depend on the lane", "some that do")
@@ -406,12 +402,11 @@ class _Function:
             self._threads -= stmt.binding == "thread"
 
     def _once(self, stmt: For, variable: Affine) -> None:
-        shadowed = self.x.variables.get(stmt.var.name)
-        self.x.variables[stmt.var.name] = variable
-        self._scoped(stmt.body)
-        del self.x.variables[stmt.var.name]
-        if shadowed is not None:
-            self.x.variables[stmt.var.name] = shadowed
+        variables, symbols = self.x.variables, self.x.symbols
+        self.x.variables, self.x.symbols = {**variables, stmt.var.name: variable}, dict(symbols)
+        self._block(stmt.body)
+        self.registers.drop_allocated(stmt.body)
+        self.x.variables, self.x.symbols = variables, symbols
 
     def _vector(self, stmt: For, values: range) -> None:
         if stmt.step != 1 or self.x.lanes > 1:
@@ -516,7 +511,7 @@ class _Function:
             own |= {id(s.buffer) for s in body if isinstance(s, Alloc)}
             for inner in body:
                 if isinstance(inner, Store) and inner.buffer.space == "reg" and id(inner.buffer) not in own:
-                    cell, _ = self.registers.cell(inner.buffer, [self.x.affine(i) for i in inner.indices])
+                    cell, _ = self.x.cell(inner.buffer, inner.indices)
                     found[cell] = None
                 elif isinstance(inner, If):
                     visit(inner.body, own)

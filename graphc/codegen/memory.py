@@ -305,9 +305,7 @@ class _Planner:
     def _names(self) -> dict[Value, str]:
         names: dict[Value, str] = {}
         taken: set[str] = set()
-        for number, value in enumerate(
-            [*self.graph.inputs, *(v for v in self.places if v not in self.graph.inputs)]
-        ):
+        for number, value in enumerate(dict.fromkeys([*self.graph.inputs, *self.places])):
             wanted = value.node.name if value.index == 0 else ""
             name = wanted or f"v{number}"
             while name in taken:
@@ -325,23 +323,21 @@ def _assign_offsets(buffers: Sequence[PlanBuffer]) -> int:
         if b.kind == "arena":
             blocks.setdefault(b.root, []).append(b)
     spans = {r: (min(b.first for b in bs), max(b.last for b in bs)) for r, bs in blocks.items()}
-    placed: list[PlanBuffer] = []
+    # of those that have a place: first and last step, first byte and the byte after the last; arrays, since every block is
+    # compared with all of them, and a graph of thousands of nodes has thousands
+    first, last, low, high = np.zeros((4, len(blocks)), np.int64)
     total = 0
-    for root in sorted(blocks, key=lambda r: (-r.type.bytes, spans[r][0])):
+    for count, root in enumerate(sorted(blocks, key=lambda r: (-r.type.bytes, spans[r][0]))):
         start, end = spans[root]
         size = -(-max(root.type.bytes, 1) // ALIGNMENT) * ALIGNMENT
-        rivals = sorted(
-            (p.offset, p.offset + max(p.type.bytes, 1))
-            for p in placed
-            if spans[p][0] <= end and start <= spans[p][1]
-        )
-        offset = 0
-        for low, high in rivals:
-            if offset + size <= low:
-                break
-            offset = max(offset, -(-high // ALIGNMENT) * ALIGNMENT)
+        rivals = np.flatnonzero((first[:count] <= end) & (last[:count] >= start))
+        rivals = rivals[np.argsort(low[rivals], kind="stable")]
+        # the bytes before each rival begin where the rivals before it end
+        begin = np.maximum.accumulate(np.concatenate(([0], high[rivals])))
+        fits = np.flatnonzero(begin[:-1] + size <= low[rivals])
+        offset = int(begin[fits[0] if len(fits) else -1])
         object.__setattr__(root, "offset", offset)
-        placed.append(root)
+        first[count], last[count], low[count], high[count] = start, end, offset, offset + size
         total = max(total, offset + size)
     return total
 

@@ -5,24 +5,12 @@ In: a plan and a target. Out: LLVM text whose object needs nothing and shows two
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.target import Target
 from graphc.ir.plan import ALIGNMENT, CopyStep, Plan, PlanBuffer
-from graphc.runtime.abi import VERSION, ArrayInfo, ProgramInfo
-
-
-def identifier(name: str) -> str:
-    """The program's name as a C identifier.
-
-    >>> identifier("train step"), identifier("2d"), identifier("<lambda>")
-    ('train_step', 'g_2d', 'lambda')
-    """
-    text = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "graph"
-    return text if not text[0].isdigit() else f"g_{text}"
+from graphc.runtime.abi import VERSION, ArrayInfo, ProgramInfo, identifier
 
 
 def program_info(plan: Plan) -> ProgramInfo:

@@ -7,14 +7,14 @@ stay inline, address spaces, loop bindings) and by `object` (triple, features, r
 from __future__ import annotations
 
 import contextlib
-import subprocess
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from graphc.config import config
 from graphc.errors import TargetError
@@ -29,7 +29,8 @@ _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )
 
-_PREFETCHING = _PORTABLE_INTRINSICS | {"llvm.prefetch"}
+# of x86-64 and aarch64 alone; the fence is no instruction
+_MEASURED_INTRINSICS = _PORTABLE_INTRINSICS | {"llvm.prefetch", "llvm.arithmetic.fence"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
-              native=_native("sqrt", f32, f64), intrinsics=_PREFETCHING)  # fmt: skip
+              native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
 _ARM_OUTLINED = frozenset(
     (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
 )
@@ -129,7 +130,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 function_attributes='"prefer-vector-width"="512"'),
         Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
-               intrinsics=_PREFETCHING),
+               intrinsics=_MEASURED_INTRINSICS),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
@@ -155,6 +156,35 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
 })  # fmt: skip
 
 
+class Host(NamedTuple):
+    """What LLVM says of this machine."""
+
+    triple: str
+    cpu: str
+    features: str  # as LLVM takes them: +avx2,-avx512f,...
+
+
+def ask_host() -> Host:
+    """This machine, as LLVM sees it."""
+    import llvmlite.binding as llvm
+
+    return Host(llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+
+
+def host_fingerprint() -> str:
+    """A text that is the same where LLVM says the same of a machine; empty where that can't be known without asking it."""
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return ""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            first, found, _ = file.read(1 << 14).partition("\n\n")
+    except OSError:
+        return ""
+    fields = dict(line.partition("\t")[::2] for line in first.splitlines())
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags")
+    return repr([fields[name] for name in wanted]) if found and all(n in fields for n in wanted) else ""
+
+
 @cache
 def host_target() -> Target:
     """This machine, with 512-bit vectors where it has them.
@@ -164,21 +194,17 @@ def host_target() -> Target:
     >>> host_target().name
     'cpu'
     """
-    import llvmlite.binding as llvm
+    return target_of_host(ask_host())
 
-    triple = llvm.get_process_triple()
-    features = llvm.get_host_cpu_features()
+
+def target_of_host(host: Host) -> Target:
+    """The target that a host is; raises like `host_target`."""
+    triple, cpu, listed = host
+    features = {name for name in listed.split(",") if name.startswith("+")}
     family = triple.split("-")[0]
     if family in ("x86_64", "amd64"):
-        wide = (
-            features.get("avx512f")
-            and features.get("avx512vl")
-            and features.get("avx512dq")
-            and features.get("avx512bw")
-        )
-        level = (
-            "x86-64-v4" if wide else "x86-64-v3" if features.get("avx2") and features.get("fma") else "x86-64"
-        )
+        wide = features >= {"+avx512f", "+avx512vl", "+avx512dq", "+avx512bw"}
+        level = "x86-64-v4" if wide else "x86-64-v3" if features >= {"+avx2", "+fma"} else "x86-64"
         base = TARGETS[level]
     elif family in ("aarch64", "arm64"):
         base = TARGETS["aarch64-linux-gnu"]
@@ -187,7 +213,7 @@ def host_target() -> Target:
     else:
         raise TargetError(f"target 'cpu': expected an x86-64, aarch64 or riscv64 machine, got {triple}")
     return replace(
-        base, name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features.flatten(),
+        base, name="cpu", triple=triple, cpu=cpu, features=listed,
         cache_bytes=_host_caches(),
     )  # fmt: skip
 
@@ -203,6 +229,8 @@ def _host_caches() -> tuple[int, ...]:
                 level, size = (place / "level").read_text(), (place / "size").read_text().strip()
                 found.append((int(level), int(size.removesuffix("K")) << 10))
     if not found and sys.platform == "darwin":
+        import subprocess
+
         for level, name in enumerate(("hw.l1dcachesize", "hw.l2cachesize", "hw.l3cachesize"), 1):
             with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
                 text = subprocess.run(

@@ -121,6 +121,47 @@ def statements(body: Sequence[Stmt]) -> Iterator[Stmt]:
             stack.extend(reversed(block))
 
 
+def used_buffers(body: Sequence[Stmt]) -> set[Buffer]:
+    """The buffers that a body reads, writes, allocates, prefetches or hands on.
+
+    >>> x, y = (Buffer(name, i64, (1,)) for name in "xy")
+    >>> zero = Const(i64, 0)
+    >>> sorted(b.name for b in used_buffers([Store(y, (zero,), Load(x, (zero,)))]))
+    ['x', 'y']
+    """
+    found: set[Buffer] = set()
+    roots: list[Expr] = []
+    for stmt in statements(body):
+        if isinstance(stmt, (Store, Atomic)):
+            found.add(stmt.buffer)
+            roots += (*stmt.indices, stmt.value)
+        elif isinstance(stmt, Let):
+            roots.append(stmt.value)
+        elif isinstance(stmt, Prefetch):
+            found.add(stmt.buffer)
+            roots += stmt.indices
+        elif isinstance(stmt, Alloc):
+            found.add(stmt.buffer)
+        elif isinstance(stmt, For):
+            roots += (stmt.start, stmt.stop)
+        elif isinstance(stmt, If):
+            roots.append(stmt.condition)
+        elif isinstance(stmt, Call):
+            for buffer, indices in stmt.windows:
+                found.add(buffer)
+                roots += indices
+            roots += stmt.scalars
+    seen: set[int] = set()
+    while roots:
+        node = roots.pop()
+        if id(node) not in seen and not isinstance(node, (Const, Var)):
+            seen.add(id(node))
+            roots += operands(node)
+            if isinstance(node, Load):
+                found.add(node.buffer)
+    return found
+
+
 def callees(kernel: Kernel) -> list[Kernel]:
     """The kernels that this one calls, directly or not, each once and before its callers; then the kernel itself."""
     order: list[Kernel] = []

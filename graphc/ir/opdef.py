@@ -34,7 +34,8 @@ class Sample:
     attrs: Mapping[str, object] = field(default_factory=dict)
 
 
-Samples = Callable[[np.random.Generator, DType], Sequence[Sample]]
+# a text, since numpy loads its random numbers at the first use of their name
+Samples = Callable[["np.random.Generator", DType], Sequence[Sample]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ graphc_context *ctx)``; `NAME_info` is the constant ``{ int32 version, int32 byt
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from graphc.errors import ArtifactError
@@ -20,6 +21,16 @@ STATUS = {
     2: "the workspace is NULL or not aligned to 64 bytes",
     3: "a donated input and its output are not the same memory",
 }
+
+
+def identifier(name: str) -> str:
+    """The program's name as a C identifier.
+
+    >>> identifier("train step"), identifier("2d"), identifier("<lambda>")
+    ('train_step', 'g_2d', 'lambda')
+    """
+    text = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "graph"
+    return text if not text[0].isdigit() else f"g_{text}"
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class Executable:
     def _check(self, x: object, info: ArrayInfo, donated: bool, copy: bool) -> np.ndarray:
         where = f"{self.info.name}: {info.name}"
         kind = np.dtype(info.dtype)
-        if isinstance(x, np.ma.MaskedArray):
+        if _is_masked(x):
             raise ArgumentError(f"{where}: expected {info.text}, got a masked array; fill its gaps first")
         if donated and not isinstance(x, np.ndarray):
             raise ArgumentError(f"{where}: expected a numpy array to update in place, got {type(x).__name__}")
@@ -300,6 +300,12 @@ class Bound:
         status = self.run()
         if status:
             raise refusal(self.name, status)
+
+
+def _is_masked(x: object) -> bool:
+    # whoever has a masked array has imported numpy.ma, which takes longer than a program from the cache
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(x, masked.MaskedArray)
 
 
 def _number(x: bool | int | float, info: ArrayInfo, where: str) -> np.ndarray:

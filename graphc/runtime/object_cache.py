@@ -15,7 +15,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 
 _MAGIC = b"graphc object 1\n"
 _SUFFIX = ".gco"
+_HOST_SUFFIX = ".gch"  # what is known of a machine, which is no program
 _TEMPORARY = ".part"
 _TALLY = "written"
 _TALLY_UNIT = 4096  # bytes written for each byte of the tally
@@ -79,6 +79,13 @@ class ObjectCache:
     def __init__(self, folder: Path | None, limit: int) -> None:
         self.folder = folder
         self.limit = limit
+        self._suffix = _SUFFIX
+
+    def of_hosts(self) -> ObjectCache:
+        """The entries of the same folder that are no programs but say what a machine is."""
+        other = ObjectCache(self.folder, self.limit)
+        other._suffix = _HOST_SUFFIX
+        return other
 
     def why_unused(self) -> str | None:
         """Why nothing is read from the folder or written to it, though it is there; `None` where it is fit for use."""
@@ -118,6 +125,8 @@ class ObjectCache:
         data = _MAGIC + _digest(key, body) + body
         if self.folder is None or len(data) > self.limit:
             return
+        import tempfile  # only what is stored needs it: it loads a dozen modules
+
         temporary = None
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,7 +149,9 @@ class ObjectCache:
 
     def entries(self) -> list[Entry]:
         """All entries, the most recently used first."""
-        return sorted((e for e in self._files() if e.path.suffix == _SUFFIX), key=lambda e: (-e.used, e.key))
+        return sorted(
+            (e for e in self._files() if e.path.suffix == self._suffix), key=lambda e: (-e.used, e.key)
+        )
 
     def clear(self) -> tuple[int, int]:
         """Removes all entries and what writers left behind; says how many, and their bytes.
@@ -164,7 +175,7 @@ class ObjectCache:
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{key}{_SUFFIX}"
+        return self.folder / f"{key}{self._suffix}"
 
     def _files(self) -> Iterator[Entry]:
         if self.folder is None:
@@ -174,7 +185,7 @@ class ObjectCache:
         except OSError:
             return
         for file in files:
-            if file.name.endswith((_SUFFIX, _TEMPORARY)):
+            if file.name.endswith((_SUFFIX, _HOST_SUFFIX, _TEMPORARY)):
                 try:
                     status = file.stat(follow_symlinks=False)
                 except OSError:  # another process was faster

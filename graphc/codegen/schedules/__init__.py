@@ -15,6 +15,7 @@ from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import Kernel
+from graphc.ir.types import TensorType
 
 Schedule = Callable[[Graph, Target, Mapping[int, int]], Kernel]
 
@@ -46,35 +47,31 @@ def in_place_candidates(node: Node) -> dict[int, tuple[int, ...]]:
     written: by pointwise nodes of the result's shape, or as what a scatter adds to.
     """
     region = node.regions[0]
-    kind = node.attrs["kind"]
     reduction = next((n for n in region.nodes if "reduction" in n.op.traits), None)
+    elsewhere = _read_elsewhere(region, node.attrs["kind"] == "scatter")
+    of_type: dict[TensorType, list[int]] = {}
+    for i, operand in enumerate(region.inputs):
+        if operand not in elsewhere:
+            of_type.setdefault(operand.type, []).append(i)
     return {
-        position: tuple(
-            i
-            for i, operand in enumerate(region.inputs)
-            if operand.type == result.type
-            # passes over a row read its elements again after some were stored
-            and not (reduction is not None and result.shape == reduction.operands[0].shape)
-            and _only_read_in_place(region, operand, kind == "scatter")
-        )
+        position: tuple(of_type.get(result.type, ()))
+        # passes over a row read its elements again after some were stored
+        if reduction is None or result.shape != reduction.operands[0].shape
+        else ()
         for position, result in enumerate(region.outputs)
     }
 
 
-def _only_read_in_place(region: Graph, operand: Value, scatter: bool) -> bool:
-    if operand in region.outputs:
-        return False
+def _read_elsewhere(region: Graph, scatter: bool) -> set[Value]:
+    """What is read at other indices than the one that is being written, or is itself a result."""
+    found = set(region.outputs)
     feeds_contraction = _feeding_contractions(region)
     for node in region.nodes:
-        for position, value in enumerate(node.operands):
-            if value != operand:
-                continue
-            if scatter:
-                if "scatter" not in node.op.traits or position != 0:
-                    return False
-            elif "pointwise" not in node.op.traits or node in feeds_contraction:
-                return False
-    return True
+        if scatter:
+            found.update(node.operands if "scatter" not in node.op.traits else node.operands[1:])
+        elif "pointwise" not in node.op.traits or node in feeds_contraction:
+            found.update(node.operands)
+    return found
 
 
 def _feeding_contractions(region: Graph) -> set[Node]:

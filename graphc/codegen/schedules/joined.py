@@ -20,7 +20,7 @@ from graphc.codegen.schedules.dot import DotProducts, Spot
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.operands import Product, Side, products_of
 from graphc.codegen.schedules.outer import LARGEST_EPILOGUE, Block, OuterProducts, from_start
-from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
+from graphc.codegen.schedules.packing import copy_panel, flat_index
 from graphc.codegen.schedules.tiles import Contraction, Place, full_lanes
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Value
@@ -254,9 +254,7 @@ class JoinedOuterProducts(OuterProducts):
                 return k, offset + start
 
             if part.summed_stride == 1 and part.free_stride != 1 and lanes > 1:
-                statements += transpose_panel(
-                    c.names, c.evaluator, element, panel, extents, part.extent, lanes, start
-                )
+                statements += self._pack_transposed(place, part, index(0), part.extent, index(start), block)
             else:
                 statements += copy_panel(
                     c.names, c.evaluator, element, panel, extents, part.extent, part.extent, lanes, spot

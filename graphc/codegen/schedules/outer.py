@@ -14,7 +14,7 @@ from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.operands import Side
-from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_panel
+from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_strip
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
     Alloc,
@@ -33,6 +33,7 @@ from graphc.ir.ops.reduce import identity
 
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
+_SMALL_CORNER = 100  # a corner is computed with full rows where that adds less than a hundredth to the work
 _AHEAD = 4  # steps of the sum between a prefetch and the load
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -132,6 +133,8 @@ class OuterProducts:
 
     def _call(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> Stmt:
         """A call of the tile of `mr` rows and `size` columns."""
+        if self._corner_repeats(mr, size, block):
+            row, mr = index(self.rows.extent - self.blocking.tile.rows), self.blocking.tile.rows
         return self.c.call_tile(
             (mr, size, block.depth, block.first, block.last),
             place,
@@ -139,6 +142,24 @@ class OuterProducts:
             lambda inner, at: self._tile(
                 inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
             ),
+        )
+
+    def _corner_repeats(self, mr: int, size: int, block: Block) -> bool:
+        """True of the corner that remains of rows and columns if the tile of full rows may compute some of them again.
+
+        It needs no code of its own then. What is updated in place or summed may not be computed twice.
+        """
+        rows, full = self.rows.extent, self.blocking.tile.rows
+        again = (full - mr) * size
+        return (
+            mr < full <= rows
+            and size < self.width
+            and block.first
+            and block.last
+            and self.packed_rows is None  # rows that remain are packed for a tile of their own
+            and not self.c.byproducts
+            and all(b.access != "inout" for b in self.c.params)
+            and again * _SMALL_CORNER <= rows * self.columns.extent
         )
 
     # -------------------------------------------------------------------------------------------------------- packing
@@ -155,14 +176,14 @@ class OuterProducts:
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
         assert panel is not None
+        if self.blocking.columns == "transpose":
+            return self._pack_transposed(place, self.columns, column, size, index(0), block)
 
         def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
             at = self.columns.at(place.batch, (*outer, column + offset), from_start(block.start, along))
             return c.evaluator.at(self.columns.value, at)
 
         extents, width = self._extents(block.depth), -(-size // lanes) * lanes
-        if self.blocking.columns == "transpose":
-            return transpose_panel(c.names, c.evaluator, element, panel, extents, size, lanes)
         return copy_panel(
             c.names,
             c.evaluator,
@@ -174,6 +195,33 @@ class OuterProducts:
             lanes,
             lambda k, offset: (k, offset),
         )
+
+    def _pack_transposed(
+        self, place: Place, side: Side, column: Expr, size: int, start: Expr, block: Block
+    ) -> list[Stmt]:
+        """`size` columns of an operand, from `column` on, side by side from `start` of the panel on.
+
+        Calls for no more columns each than a vector holds: a transpose is long code, and every panel needs the same one.
+        """
+        c, lanes, panel = self.c, self.blocking.lanes, self.panel
+        assert panel is not None
+        packed, extents = panel, self._extents(block.depth)
+
+        def strip(offset: Expr, count: int) -> list[Stmt]:
+            def build(inner: Place, at: Sequence[Expr]) -> list[Stmt]:
+                outer = self._outer(inner)[1]
+
+                def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
+                    spot = side.at(inner.batch, (*outer, at[0] + offset), from_start(at[2], along))
+                    return c.evaluator.at(side.value, spot)
+
+                return transpose_strip(c.names, c.evaluator, element, packed, at[1], extents, count, lanes)
+
+            position = {"column": column + offset, "offset": start + offset, "step": block.start}
+            key = ("strip", side.value, count, block.depth)
+            return [c.call_tile(key, place, position, build, "strip")]
+
+        return c.blocks(size, lanes, strip, "c")
 
     def _pack_rows(self, place: Place) -> list[Stmt]:
         """All rows, tile by tile, each with its rows side by side for every step of the sum."""

@@ -10,7 +10,21 @@ from collections.abc import Callable, Sequence
 
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, nest
-from graphc.ir.kernel import Alloc, Buffer, Expr, Let, Load, Shuffle, Stmt, Var, constant, index, loop, store
+from graphc.ir.kernel import (
+    Alloc,
+    Apply,
+    Buffer,
+    Expr,
+    Let,
+    Load,
+    Shuffle,
+    Stmt,
+    Var,
+    constant,
+    index,
+    loop,
+    store,
+)
 from graphc.ir.types import DType
 
 # the operand's element at (index along the panel's width, indices along the sum)
@@ -59,24 +73,25 @@ def copy_panel(
     return nest(names, extents, columns)
 
 
-def transpose_panel(
+def transpose_strip(
     names: Names,
     evaluator: Evaluator,
     element: Element,
     packed: Buffer,
+    start: Expr,
     extents: Sequence[int],
-    active: int,
+    count: int,
     lanes: int,
-    first_column: int = 0,
 ) -> list[Stmt]:
-    """`packed[k, first_column + c] = element(c, indices of k)` where the operand is contiguous along the last of them.
+    """`packed[k, start + c] = element(c, indices of k)` for `count` columns where the operand is contiguous along the
+    last of the indices; columns from `count` to `lanes` are 0.
 
-    Blocks of lanes x lanes are read along the sum, transposed in registers and stored along the columns; the last
-    block's columns beyond `active` are 0.
+    Blocks of lanes x lanes are read along the sum, transposed in registers and stored along the columns: each row of
+    the operand is read from end to end, which the processor foresees.
     """
 
-    def block(start: Expr, count: int, outer: tuple[Expr, ...], k: Expr, steps: int) -> list[Stmt]:
-        """`count` columns from `start`, `steps` steps of the sum from `k`."""
+    def block(outer: tuple[Expr, ...], k: Expr, steps: int) -> list[Stmt]:
+        """`steps` steps of the sum from `k`."""
         cells = Buffer(names.fresh("block"), packed.dtype, (lanes, lanes), space="reg", access="local")
 
         def clear(lane: Expr) -> list[Stmt]:
@@ -86,7 +101,7 @@ def transpose_panel(
         def read(lane: Expr) -> list[Stmt]:
             with evaluator.scope() as inside:
                 for c in range(count):
-                    inside.append(store(cells, (c, lane), element(start + c, (*outer, k + lane))))
+                    inside.append(store(cells, (c, lane), element(index(c), (*outer, k + lane))))
             return inside
 
         def write(lane: Expr) -> list[Stmt]:
@@ -95,7 +110,7 @@ def transpose_panel(
             first = flat_index(extents, (*outer, k))
             return [
                 *statements,
-                *(store(packed, (first + r, lane + start + first_column), rows[r]) for r in range(steps)),
+                *(store(packed, (first + r, lane + start), rows[r]) for r in range(steps)),
             ]
 
         statements: list[Stmt] = [Alloc(cells)]
@@ -104,25 +119,13 @@ def transpose_panel(
         return [*statements, *lane_block(names, lanes, read, steps), *lane_block(names, lanes, write)]
 
     def along(outer: tuple[Expr, ...]) -> list[Stmt]:
-        def columns(start: Expr, count: int) -> list[Stmt]:
-            full = extents[-1] // lanes * lanes
-            statements: list[Stmt] = []
-            if full:
-                k = names.var("k")
-                statements.append(loop(k, 0, full, block(start, count, outer, k, lanes), step=lanes))
-            if extents[-1] > full:
-                statements += block(start, count, outer, index(full), extents[-1] - full)
-            return statements
-
-        # rows outside: each is read from end to end, which the processor foresees
-        whole = active // lanes * lanes
-        statements: list[Stmt] = []
-        if whole:
-            c = names.var("c")
-            statements.append(loop(c, 0, whole, columns(c, lanes), step=lanes))
-        if active > whole:
-            statements += columns(index(whole), active - whole)
-        return statements
+        extent = extents[-1]
+        if extent <= lanes:
+            return block(outer, index(0), extent)
+        k = names.var("k")
+        # the last block overlaps with the one before it and writes the same again: it needs no code of its own
+        first = k if extent % lanes == 0 else Apply("min", (k, index(extent - lanes)))
+        return [loop(k, 0, extent, block(outer, first, lanes), step=lanes)]
 
     return nest(names, extents[:-1], along)
 

@@ -2,8 +2,8 @@
 
 In: a contract region. Out: a `Contraction`, which the forms in `outer.py` and `dot.py` write their loops with.
 
-A tile is a kernel of its own that takes the caller's buffers and the tile's position: it is emitted once, however many
-loops call it, and the registers of its loops are its own.
+A tile (and a strip that packing transposes) is a kernel of its own that takes those of the caller's buffers that it uses
+and its position: it is emitted once, however many loops call it, and the registers of its loops are its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from graphc.ir.kernel import (
     loop,
     store,
 )
+from graphc.ir.kernel_print import used_buffers
 
 _UNBOUNDED = 1 << 60
 
@@ -98,16 +99,19 @@ class Contraction:
         place: Place,
         position: Mapping[str, Expr],
         build: Callable[[Place, Sequence[Expr]], list[Stmt]],
+        name: str = "tile",
     ) -> Stmt:
-        """A call of the tile `key` at this place and position; the first call has it built."""
+        """A call of the kernel `key` at this place and position; the first call has it built."""
         moving = [i for i in place.indices if not isinstance(i, Const)]
         if key not in self._tiles:
             names = iter([Var(self.names.fresh("at")) for _ in moving])
             inner = place.like([i if isinstance(i, Const) else next(names) for i in place.indices])
-            offsets = [Var(self.names.fresh(name)) for name in position]
+            offsets = [Var(self.names.fresh(stem)) for stem in position]
             body = build(inner, offsets)
             scalars = (*(i for i in inner.indices if isinstance(i, Var)), *offsets)
-            self._tiles[key] = Kernel("tile", (*self.params, *self.scratch), tuple(body), scalars)
+            used = used_buffers(body)
+            params = tuple(b for b in (*self.params, *self.scratch) if b in used)
+            self._tiles[key] = Kernel(name, params, tuple(body), scalars)
         kernel = self._tiles[key]
         windows = tuple((b, (index(0),) * len(b.shape)) for b in kernel.params)
         return Call(kernel, windows, (*moving, *position.values()))
