@@ -44,6 +44,7 @@ _STREAMING = (
 _JUMPING = 8.0  # the same, where each is on another page than the one before
 _SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
 _SCATTER_FAR = 12.0  # the same, where each row has lines of its own
+_CODE = 0.003  # of all that another function may add to the time before it is not worth the time to compile it
 _FAR_RESULT = 4.5  # slots a vector of results that comes from memory, at half the best width of a tile
 _BEST_RESULT_ROW = (
     384  # bytes of a tile's row of such results from which on memory is read and written at its best
@@ -195,6 +196,7 @@ class _OuterForm:
                 for order, depth in self._orders(tile, packing):
                     for packed in rows_packed:
                         cost = self._cost(tile, packing, order, depth, packed)
+                        cost *= 1 + _CODE * (self._functions(tile, depth) - 1)
                         yield Blocking(
                             "outer", self.swapped, self.lanes, tile, depth, packing, packed, order, cost
                         )
@@ -218,6 +220,14 @@ class _OuterForm:
                 chains = max(1, min(_CHAINS // cells, self.registers // (2 * cells)))
                 tiles.append(Tile(rows, vectors, chains))
         return tiles
+
+    def _functions(self, tile: Tile, depth: int) -> int:
+        """How many tiles are compiled: those of what remains of rows, columns and sum are functions of their own."""
+        count = min(3, math.ceil(self.k / depth)) if depth else 1
+        for extent, size in ((self.m, tile.rows), (self.n, tile.vectors * self.lanes)):
+            if extent > size and extent % size:
+                count *= 2
+        return count
 
     def _orders(self, tile: Tile, packing: Packing) -> list[tuple[Order, int]]:
         """The orders of the loops that may suit, each with the length of its blocks of the sum."""
