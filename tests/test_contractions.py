@@ -206,3 +206,65 @@ def test_a_tile_takes_the_buffers_that_it_uses() -> None:
     f = graphc.compile(FORMS["ABT"][0], a, b, target=target_from_name("x86-64-v3"))
     for callee in callees(f.kernels[0])[:-1]:
         assert set(callee.params) <= used_buffers(callee.body)
+
+
+# --------------------------------------------------------------------------------------------------- merged dimensions
+
+
+def rows_and_sequences(x: Array, w: Array, b: Array) -> Array:
+    """A layer on a batch of sequences: batch and time are one dimension of rows."""
+    return graphc.tanh(x @ w.T + b)
+
+
+def with_positions(x: Array, w: Array, b: Array) -> Array:
+    """The time's index is a value in the store: time stays a dimension of its own."""
+    time = graphc.arange(x.shape[1], dtype=graphc.f32)
+    return x @ w.T + b + time[:, None]
+
+
+def weight_gradient(x: Array, w: Array, b: Array) -> Array:
+    """A sum over batch and time, which is one long sum."""
+    return graphc.einsum("btd,bte->de", x, graphc.tanh(x) * 2)
+
+
+def scaled_by_row(x: Array, w: Array, b: Array) -> Array:
+    """A bias for each time step: batch and time differ for it."""
+    return x @ w.T + b[0] * x[0, :, :1]
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (rows_and_sequences, [(35, 12), (9, 12), (9,), (35, 9)]),
+        (with_positions, [(5, 7, 12), (9, 12), (9,), (5, 7, 9)]),
+        (weight_gradient, [(35, 12), (35, 12), (12, 12)]),
+        (scaled_by_row, None),
+    ],
+)
+def test_dimensions_that_are_treated_alike_are_one(
+    function: Callable[[Array, Array, Array], Array], shapes: list[tuple[int, ...]] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in ((5, 7, 12), (9, 12), (9,)))
+    exe = graphc.compile(function, x, w, b)
+    np.testing.assert_allclose(exe(x, w, b), graphc.interpret(exe.graph, [x, w, b])[0], atol=1e-5)
+    np.testing.assert_allclose(run_plan(exe.plan, [x, w, b])[0], exe(x, w, b), atol=1e-5)
+    if shapes is not None:
+        kernel = next(k for k in exe.kernels if k.name.startswith("contract"))
+        assert [p.shape for p in kernel.params if p.access != "scratch"] == shapes
+
+
+def test_merged_batches_and_gradients_of_sequences() -> None:
+    rng = np.random.default_rng(0)
+    q, k = (rng.standard_normal((2, 3, n, 8)).astype(np.float32) for n in (5, 6))
+    exe = graphc.compile(lambda q, k: graphc.matmul(q, graphc.matrix_transpose(k)), q, k)
+    assert [p.shape for p in exe.kernels[0].params] == [(6, 5, 8), (6, 6, 8), (6, 5, 6)]
+    np.testing.assert_allclose(exe(q, k), q @ np.swapaxes(k, -1, -2), atol=1e-5)
+
+    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in ((5, 7, 12), (9, 12), (9,)))
+    step = graphc.compile(
+        graphc.grad(lambda p, x: graphc.tanh(x @ p["w"].T + p["b"]).sum()), {"w": w, "b": b}, x
+    )
+    got, want = step({"w": w, "b": b}, x), graphc.interpret(step.graph, [w, b, x], float64=True)
+    for result, exact in zip(got.values(), want, strict=True):  # type: ignore[attr-defined]
+        np.testing.assert_allclose(result, exact, atol=1e-4)

@@ -44,7 +44,9 @@ _STREAMING = (
 _JUMPING = 8.0  # the same, where each is on another page than the one before
 _SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
 _SCATTER_FAR = 12.0  # the same, where each row has lines of its own
-_CODE = 0.003  # of all that another function may add to the time before it is not worth the time to compile it
+_CODE = (
+    0.003  # of all that another function may add to the time before it is not worth the time to compile it
+)
 _FAR_RESULT = 4.5  # slots a vector of results that comes from memory, at half the best width of a tile
 _BEST_RESULT_ROW = (
     384  # bytes of a tile's row of such results from which on memory is read and written at its best

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphc.codegen.schedules.byproduct import begin
+from graphc.codegen.schedules.collapse import collapse_contraction
 from graphc.codegen.schedules.dot import DotProducts
 from graphc.codegen.schedules.joined import JoinedDotProducts, JoinedOuterProducts, join
 from graphc.codegen.schedules.loops import nest
@@ -40,7 +41,7 @@ def schedule_contract(region: Graph, target: Target, in_place: Mapping[int, int]
         joined_form = JoinedOuterProducts if c.blocking.form == "outer" else JoinedDotProducts
         form = joined_form(c, joined.products)
     else:
-        c = Contraction(region, target, in_place)
+        c = Contraction(collapse_contraction(region), target, in_place)
         form = OuterProducts(c) if c.blocking.form == "outer" else DotProducts(c)
     nb, nl = len(c.product.batches), len(c.product.left.outer_extents)
     extents = (*c.product.batches, *c.product.left.outer_extents, *c.product.right.outer_extents)
