@@ -36,7 +36,7 @@ _COMPUTED = 6.0  # slots for an element or vector that is computed where it is r
 _ISSUED = 3.0  # instructions that are issued in a slot
 _MOST_ROWS = 16
 _MOST_CELLS = 32  # accumulators of a tile; a longer body only takes longer to compile
-_TILE_OVERHEAD = 24.0  # slots to call a tile, to set up its addresses and to fill the pipeline
+_TILE_OVERHEAD = 24.0  # cycles to call a tile, to set up its addresses and to fill the pipeline
 _STORE = 2.0  # slots to finish and store one vector of results
 _STREAMING = (
     3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
@@ -177,6 +177,8 @@ class _OuterForm:
         self.lanes = fitting_lanes(widest, self.n)
         self.vectors = -(-self.n // self.lanes)
         self.bytes = product.dtype.bytes
+        # a vector as wide as a line comes, and is multiplied, in a whole cycle; narrower ones in half of one
+        self.slots_a_cycle = 1 if self.lanes * self.bytes >= _LINE else 2
         self.fused = target.is_native("fma", product.dtype)
         self.registers = target.vector_registers
         self.spare = _free_registers(target, self.fused)
@@ -320,7 +322,7 @@ class _OuterForm:
         scattered = self.swapped and self.m > 1
         each = _SCATTER_FAR if self.m * self.bytes > _LINE else _SCATTER
         store = each * self.lanes * self.accesses if scattered else _STORE
-        overhead = _TILE_OVERHEAD * (-(-self.k // depth) if depth else 1)
+        overhead = _TILE_OVERHEAD * self.slots_a_cycle * (-(-self.k // depth) if depth else 1)
         chained = (_CHAINS + 1) / tile.chains
         cost = 0.0
         for tiles_m, mr in _parts(self.m, tile.rows):
@@ -347,8 +349,8 @@ class _OuterForm:
         return load
 
     def _splat(self, tile: Tile, depth: int, rows_packed: bool) -> float:
-        """Two loads come a cycle, or one vector as wide as a line: its slot is a whole cycle, others' are half."""
-        splat = 0.5 if self.lanes * self.bytes >= _LINE else 1.0
+        """Two scalars come a cycle."""
+        splat = self.slots_a_cycle / 2
         if tile.rows * depth * self.bytes > self.first_cache // 2:
             splat += 0.5
         return splat + _COMPUTED * (self.rows.is_computed and not rows_packed)
