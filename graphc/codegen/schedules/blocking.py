@@ -372,7 +372,7 @@ def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
             ):
                 continue
             # a tile's rows stay in the first cache, or at least all rows in the second, or neither
-            load = 1.0 if (mr + nr) * k * bytes_ <= first_cache else _FAR
+            load = 1.0 if (mr + nr) * k * bytes_ <= first_cache * 7 // 8 else _FAR
             load += m > mr and m * k * bytes_ > second_cache // 2
             load += _COMPUTED * computed
             streamed = m > mr and m * k * bytes_ > first_cache // 2  # rows come from the second cache
@@ -380,6 +380,6 @@ def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
             for tiles_m, a in _parts(m, mr):
                 for tiles_n, b in _parts(n, nr):
                     loads, sums = (a + b) * load, max(a * b, _CHAINS / 2)
-                    step = max(loads, sums) + _OVERLAP * min(loads, sums) + a * streamed / 2
+                    step = max(loads, sums) + _OVERLAP * min(loads, sums) + a * streamed / 3
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
             yield Blocking("dot", False, lanes, Tile(mr, nr), k, cost=cost + m * n / lanes * _STORE)
