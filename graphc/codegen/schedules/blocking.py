@@ -57,6 +57,7 @@ _FORESEEN = 2048  # bytes of a row that are read in a piece from which on the pr
 _FAR_ROW = 2048  # bytes between rows beyond which they are far apart
 _FAR_BLOCK = 256  # the length of a block of such rows that is read in place
 _STREAM_BLOCK = 32  # the length of a block of rows that are read once, from memory, each for all columns
+_STREAM_BLOCK_OF_ONE = 8  # the same for a single row
 _STREAM_TILES = 4  # tiles of rows for which they are
 _SHORT_PANEL = 4  # rows of a tile that need more vectors than come from the second cache
 _FAR_PENALTY = 0.03  # of the multiply-adds: so much longer do they take with such a panel
@@ -254,7 +255,7 @@ class _OuterForm:
                 found.append(("panels", short))
         in_order = in_place and self.one_sum and self.columns.free_stride == 1
         if in_order and columns_bytes > self.second_cache // 2 and panel_rows <= _STREAM_TILES:
-            found.append(("streams", min(k, _STREAM_BLOCK)))
+            found.append(("streams", min(k, _STREAM_BLOCK if self.m > 1 else _STREAM_BLOCK_OF_ONE)))
         return found
 
     # What a panel is like

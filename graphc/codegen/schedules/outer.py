@@ -282,6 +282,9 @@ class OuterProducts:
                 statements += [Prefetch(*found)] if found is not None else []
             return statements
 
+        # a single row reads fast enough for the processor to fetch ahead
+        prefetches = self.blocking.order == "streams" and mr > 1 and len(extents) == 1
+
         def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
             if self.panel is not None:
                 return load(self.panel, flat_index(extents, along), j * lanes + lane)
@@ -321,7 +324,7 @@ class OuterProducts:
             rest = lane_block(c.names, lanes, lambda lane: [store(b, (index(nv - 1), lane), zero)])
             before = [
                 Alloc(b),
-                *(prefetch(along[0]) if self.blocking.order == "streams" and len(extents) == 1 else []),
+                *(prefetch(along[0]) if prefetches else []),
                 *(rest if masked else []),
             ]
             if mr >= nv:
