@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -175,6 +176,26 @@ def arguments(description: str, seconds: float) -> argparse.ArgumentParser:
     return parser
 
 
+def add_torch_option(parser: argparse.ArgumentParser) -> None:
+    """`--no-torch`: torch.compile takes seconds, on some machines half a minute, for each case."""
+    parser.add_argument(
+        "--no-torch",
+        dest="torch",
+        action="store_false",
+        help="leave torch.compile out, which takes long to compile; it also needs a C++ compiler",
+    )
+
+
+def peers(torch: bool) -> list[str]:
+    """Those of JAX and PyTorch that are here and wanted; says which are not compared."""
+    found = [name for name in installed("jax", "torch") if torch or name != "torch"]
+    for name in ("jax", "torch"):
+        if name not in found:
+            reason = "left out" if name in installed(name) else "not installed"
+            progress(f"{name} is {reason}: not compared")
+    return found
+
+
 def progress(text: str) -> None:
     """A line on standard error, so that long work is seen to move."""
     print(text, file=sys.stderr, flush=True)
@@ -210,7 +231,14 @@ def finish(rows: Sequence[Row], options: argparse.Namespace, notes: Sequence[str
     for note in notes:
         print(note)
     if options.json is not None:
-        options.json.write_text(json.dumps({"rows": list(rows), "notes": list(notes)}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"rows": [*map(_without_nan, rows)], "notes": list(notes)}, indent=2) + "\n"
+        )
+
+
+def _without_nan(row: Row) -> Row:
+    """JSON has no NaN: a ratio without peers is null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 def _cell(value: object) -> str:

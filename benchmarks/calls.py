@@ -111,10 +111,11 @@ def torch_side(fn: Callable, arrays: Sequence[np.ndarray]) -> Call:
         with torch.no_grad():
             return compiled(*tensors)
 
+    run()  # compiles
     return run
 
 
-def call_rows(options: argparse.Namespace) -> list[_harness.Row]:
+def call_rows(options: argparse.Namespace, peers: Sequence[str]) -> list[_harness.Row]:
     """Nanoseconds a call, for every way to call each case."""
     empty = empty_call()
     rows: list[_harness.Row] = []
@@ -139,10 +140,13 @@ def call_rows(options: argparse.Namespace) -> list[_harness.Row]:
             sides[way] = partial(run, *own)
         sides["bound"] = compiled.bind(*(a.copy() for a in arrays))
         sides["numpy"] = numpy_side(fn, [a.copy() for a in arrays], donated)
-        if _harness.installed("jax"):
+        if "jax" in peers:
             sides["jax"] = jax_side(fn, arrays, donated)
-        if options.torch and _harness.installed("torch"):
-            sides["torch_compile"] = torch_side(fn, arrays)
+        if "torch" in peers:
+            try:
+                sides["torch_compile"] = torch_side(fn, arrays)
+            except RuntimeError as error:  # it needs a C++ compiler
+                _harness.progress(f"torch.compile is not compared: {str(error).splitlines()[0]}")
         middle = _harness.medians(_harness.in_turns(sides, options.seconds))
         row: _harness.Row = {"case": name}
         for side in ("empty", "bound", *ways, "numpy", "jax", "torch_compile"):
@@ -221,13 +225,9 @@ def fit_row() -> _harness.Row:
 
 def main() -> None:
     parser = _harness.arguments(__doc__ or "", 0.3)
-    parser.add_argument(
-        "--torch", action="store_true", help="time torch.compile too, which takes long to compile"
-    )
+    _harness.add_torch_option(parser)
     options = parser.parse_args()
-    for name in sorted({"jax", "torch"} - set(_harness.installed("jax", "torch"))):
-        _harness.progress(f"{name} is not installed: not compared")
-    calls = call_rows(options)
+    calls = call_rows(options, _harness.peers(options.torch))
     steps = [fit_row()] if options.only in FIT else []
     for rows in (calls, steps):
         if rows:

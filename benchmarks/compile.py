@@ -86,11 +86,10 @@ def run(side: str, cache: str) -> tuple[float, dict[str, float], float]:
 def main() -> None:
     parser = _harness.arguments(__doc__ or "", 0.0)
     parser.add_argument("--runs", type=int, default=7, help="processes of each kind (default: %(default)s)")
-    parser.add_argument(
-        "--torch", action="store_true", help="torch.compile too: half a minute a process, one run"
-    )
+    _harness.add_torch_option(parser)
     options = parser.parse_args()
-    sides = ["graphc, cold", "graphc, from the cache", *_harness.installed("jax")]
+    peers = _harness.peers(options.torch)
+    sides = ["graphc, cold", "graphc, from the cache", *(name for name in peers if name == "jax")]
     found: dict[str, list[tuple[float, dict[str, float], float]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as folder:
         run("graphc", folder)
@@ -99,8 +98,11 @@ def main() -> None:
                 side, cache = name.split(",")[0], "off" if name.endswith("cold") else folder
                 found[name].append(run(side, cache))
             _harness.progress(f"run {turn + 1} of {options.runs}")
-    if options.torch and _harness.installed("torch"):
-        found["torch.compile"] = [run("torch", "off")]
+    if "torch" in peers:
+        try:
+            found["torch.compile"] = [run("torch", "off")]
+        except RuntimeError as error:  # it needs a C++ compiler
+            _harness.progress(f"torch.compile is not compared: {str(error).strip().splitlines()[-1]}")
     expected = found["graphc, cold"][0][2]
     rows: list[_harness.Row] = []
     for name, runs in found.items():
