@@ -429,7 +429,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     objects = object_cache()
     if arguments.clear:
         count, size = objects.clear()
-        print(f"removed {_entries(count)}, {_size(size)}")
+        print(f"removed {count} {'file' if count == 1 else 'files'}, {_size(size)}")
         return 0
     print(_cache_line(objects))
     if arguments.list:
@@ -449,12 +449,9 @@ def _cache_line(objects: ObjectCache) -> str:
     if reason is not None:
         return f"{objects.folder}: not used: {reason}"
     entries = objects.entries()
-    held = f"{_entries(len(entries))}, {_size(sum(e.bytes for e in entries))}"
+    count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+    held = f"{count}, {_size(sum(e.bytes for e in entries))}"
     return f"{objects.folder}: {held} of at most {_size(objects.limit)}"
-
-
-def _entries(count: int) -> str:
-    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _size(count: int) -> str:

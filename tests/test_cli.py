@@ -242,7 +242,7 @@ def test_cache_is_shown_listed_and_cleared(
     assert head == f"{tmp_path}: 1 entry, 2 KiB of at most 256 MiB"
     assert line.startswith("mlp-0123456789ab  20") and line.endswith("  2 KiB")
     assert main(["cache", "--clear"]) == 0
-    assert capsys.readouterr().out == "removed 1 entry, 2 KiB\n"
+    assert capsys.readouterr().out == "removed 1 file, 2 KiB\n"
     assert list(tmp_path.iterdir()) == []
 
 

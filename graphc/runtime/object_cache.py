@@ -154,7 +154,7 @@ class ObjectCache:
         )
 
     def clear(self) -> tuple[int, int]:
-        """Removes all entries and what writers left behind; says how many, and their bytes.
+        """Removes all files of the cache, what writers left behind too; says how many, and their bytes.
 
         Raises the first `OSError` once all that can be removed is.
         """
