@@ -26,6 +26,7 @@ from graphc.ir.scalar import PRIMITIVES
 
 _LONGEST_CHAIN = 4  # cheap nodes: they take as long as to store and to load a vector in the second cache
 _LARGEST_REGION = 400  # nodes
+_NODES_AT_ONCE = 100  # computed again before regions' sizes are looked at anew
 
 
 def is_cheap(node: Node) -> bool:
@@ -141,12 +142,23 @@ class _Recomputation:
 
     def run(self) -> Graph:
         for node in list(self.regions):
-            for value in node.results:
-                chain = self._chain(node, value)
-                if chain is not None and chain.missing is None and self._pays([chain], 0):
-                    self._give_up(node, [chain], {})
+            while node in self.regions and (chains := self._independent_chains(node)):
+                self._give_up(node, chains, {})
             self._store_what_they_share(node)
         return self._rebuild() if self.changed else self.graph
+
+    def _independent_chains(self, node: Node) -> list[_Chain]:
+        """Results of a region to give up at once, as none of them is made of another: rebuilding regions takes long."""
+        chains: list[_Chain] = []
+        leaves: set[Value] = set()
+        for value in self.regions[node].results:
+            chain = self._chain(node, value, [c.value for c in chains]) if value not in leaves else None
+            if chain is not None and chain.missing is None and self._pays([chain], 0):
+                chains.append(chain)
+                leaves.update(chain.leaves.values())
+                if sum(len(c.nodes) for c in chains) > _NODES_AT_ONCE:
+                    break
+        return chains
 
     def _store_what_they_share(self, node: Node) -> None:
         """Where several results are cheap functions of one value that isn't stored, it is, and they are not."""
@@ -230,11 +242,19 @@ class _Recomputation:
     def _give_up(self, node: Node, chains: Sequence[_Chain], stored: Mapping[Value, Value]) -> None:
         """The readers compute these values; the region stores `stored` and no longer makes the values for them."""
         self.changed = True
+        by_reader: dict[Node, list[_Chain]] = {}
         for chain in chains:
             for reader in self.readers.pop(chain.value):
-                old = self.regions[reader]
-                known = {**old.outer, **chain.leaves, old.inner(chain.value): chain.result}
-                self._replace(reader, old.rebuilt(old.made, chain.nodes, known))
+                by_reader.setdefault(reader, []).append(chain)
+        nodes = self.regions[node].graph.nodes
+        for reader, own in by_reader.items():
+            old = self.regions[reader]
+            wanted = {n for chain in own for n in chain.nodes}
+            known = {**old.outer}
+            for chain in own:
+                known.update(chain.leaves)
+                known[old.inner(chain.value)] = chain.result
+            self._replace(reader, old.rebuilt(old.made, [n for n in nodes if n in wanted], known))
         old = self.regions[node]
         given_up = {chain.value for chain in chains}
         made = {**stored, **{inner: v for inner, v in old.made.items() if v not in given_up}}
