@@ -12,6 +12,7 @@ import pytest
 
 from graphc import errors
 from graphc.config import VARIABLES
+from graphc.ir import kernel as kernel_grammar
 from graphc.ir.kernel_text import parse_kernel
 from graphc.ir.kernel_verify import verify_kernel
 from graphc.ir.parser import parse
@@ -90,6 +91,16 @@ def test_the_texts_page_shows_a_graph_and_a_kernel_that_can_be_read() -> None:
     verify(parsed)
     assert str(parsed) + "\n" == graph[1]
     verify_kernel(parse_kernel(kernel[1]))
+
+
+def test_the_texts_page_has_the_grammar_of_kernels() -> None:
+    assert kernel_grammar.__doc__ is not None
+    lines = [
+        line.strip() for line in kernel_grammar.__doc__.split("::\n", 1)[1].split("Meaning:")[0].splitlines()
+    ]
+    page = (ROOT / "docs/ir.md").read_text()
+    for line in filter(None, lines):
+        assert line in page, line
 
 
 def test_the_errors_page_explains_every_error_and_variable() -> None:
