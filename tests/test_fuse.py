@@ -355,3 +355,13 @@ def test_a_chain_of_pointwise_nodes_is_one_pass_whatever_its_length() -> None:
     arrays = [rng.uniform(0.2, 0.8, 37).astype(np.float32) for _ in range(2)]
     (want,) = interpret(graph, arrays, float64=True)
     np.testing.assert_allclose(compiled(*arrays), want, rtol=1e-5)
+
+
+def test_inputs_of_a_region_have_names_of_their_own() -> None:
+    """A user's name may be what an input without a name would be called by its position."""
+    build = Builder()
+    a, x = build.input(f32[4, 4], "in1"), build.input(f32[4, 4], "x")
+    product = build.contract(a, build.exp(x), axes=((1,), (0,)), batch=((), ()))
+    fused = fuse(build.graph("f", [product]))
+    verify(fused)
+    assert [v.node.name for v in fused.nodes[-1].regions[0].inputs] == ["in1", "in2"]

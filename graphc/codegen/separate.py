@@ -61,14 +61,8 @@ def _take_apart(build: Builder, node: Node, new: dict[Value, Value]) -> None:
         }
         results = [v for n in own for v in n.results if v in later or v in region.outputs]
         inner = Builder()
-        copies: dict[Value, Value] = {}
         operands = list(dict.fromkeys(v for n in members for v in n.operands if v.node not in inside))
-        taken: set[str] = set()
-        for position, value in enumerate(operands):
-            name = value.node.name if value in region.inputs else ""
-            name = name if name and name not in taken else f"in{position}"
-            taken.add(name)
-            copies[value] = inner.input(value.type, name)
+        copies = inner.inputs_for(operands)
         for member in members:
             copy = inner.emit(
                 member.op,

@@ -266,6 +266,29 @@ class Builder:
         self._inputs.append(Value(node))
         return Value(node)
 
+    def inputs_for(self, values: Sequence[Value]) -> dict[Value, Value]:
+        """A new input for each value of another graph: of its type, and with its name where no earlier one has that.
+
+        Others are called in0, in1, ... by their position, or by the next number that is free.
+
+        >>> from graphc.ir.types import f32
+        >>> outer = Builder()
+        >>> values = [outer.input(f32[2], name) for name in ("in1", "", "x", "x")]
+        >>> [v.node.name for v in Builder().inputs_for(values).values()]
+        ['in1', 'in2', 'x', 'in3']
+        """
+        made: dict[Value, Value] = {}
+        names = [v.node.name if v.index == 0 else "" for v in values]
+        taken: set[str] = set()
+        for position, (value, name) in enumerate(zip(values, names, strict=True)):
+            number = position
+            while not name or name in taken:
+                name = f"in{number}" if f"in{number}" not in names else ""
+                number += 1
+            taken.add(name)
+            made[value] = self.input(value.type, name)
+        return made
+
     @property
     def inputs(self) -> tuple[Value, ...]:
         return tuple(self._inputs)

@@ -407,13 +407,7 @@ class _Fusion:
         members = sorted(needed, key=lambda n: n.serial)
         operands = list(dict.fromkeys(v for n in members for v in n.operands if v.node not in needed))
         build = Builder()
-        taken: set[str] = set()
-        new: dict[Value, Value] = {}
-        for position, operand in enumerate(operands):
-            name = operand.node.name if operand.index == 0 else ""
-            name = name if name and name not in taken else f"in{position}"
-            taken.add(name)
-            new[operand] = build.input(operand.type, name)
+        new = build.inputs_for(operands)
         for node in members:
             copy = build.emit(
                 node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name

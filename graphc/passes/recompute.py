@@ -96,16 +96,10 @@ class _Region:
                 needed.add(node)
                 stack.extend(resolved(v).node for v in node.operands)
         members = [n for n in (*chain, *self.graph.nodes) if n in needed]
-        operands = dict.fromkeys(
-            v for n in members for v in map(resolved, n.operands) if v.node not in needed
-        )
-        build, taken = Builder(), set[str]()
-        new: dict[Value, Value] = {}
-        for position, value in enumerate(operands):
-            name = value.node.name if value.index == 0 else ""
-            name = name if name and name not in taken else f"in{position}"
-            taken.add(name)
-            new[value] = build.input(value.type, name)
+        needs = (v for n in members for v in map(resolved, n.operands))
+        operands = list(dict.fromkeys(v for v in needs if v.node not in needed))
+        build = Builder()
+        new = build.inputs_for(operands)
         for node in members:
             operand_values = [new[resolved(v)] for v in node.operands]
             copy = build.emit(node.op, operand_values, node.attrs, node.regions, node.loc, node.name)
