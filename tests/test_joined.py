@@ -456,3 +456,24 @@ def test_a_region_with_by_products_is_taken_apart() -> None:
     arrays = [rng.normal(size=t.shape).astype(np.float32) for t in fused.input_types]
     for got, want in zip(run_plan(plan, arrays), interpret(fused, arrays), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_results_that_depend_on_no_contraction_are_taken_apart_too() -> None:
+    build = Builder()
+    x, z = build.input(f64[5, 4], "x"), build.input(f64[5, 3], "z")
+    first, second = (build.contract(x, build.input(f64[4, n], f"w{n}"), axes=((1,), (0,)), batch=((), ()))
+                     for n in (2, 3))  # fmt: skip
+    activation = build.tanh(z)
+    results = [first, build.add(second, activation), activation, build.neg(activation)]
+    graph = build.graph("f", results)
+    fused = fuse(graph)
+    assert len(fused.nodes) == 1
+    with patch("graphc.codegen.separate.pays", lambda region, target: False):
+        apart = separate(fused, host_target())
+        plan = make_plan(fused, host_target())
+    verify(apart)
+    assert ordered(unfuse(apart)) == ordered(graph)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(t.shape) for t in graph.input_types]
+    for got, want in zip(run_plan(plan, arrays), interpret(graph, arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)

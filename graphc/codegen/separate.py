@@ -87,11 +87,17 @@ def _take_apart(build: Builder, node: Node, new: dict[Value, Value]) -> None:
 
 
 def _parts(region: Graph) -> dict[Node, int]:
-    """For each contraction its number, for what depends on contractions the last one's; no part for all else."""
+    """For each contraction its number, for what depends on contractions the last one's; no part for all else.
+
+    A result that depends on none belongs to the first contraction of its shape: its readers come with that one or later.
+    """
+    shapes = [n.type.shape for n in contractions(region)]
     part_of: dict[Node, int] = {n: i for i, n in enumerate(contractions(region))}
     for node in region.nodes:
         if node not in part_of:
             parts = [part_of[v.node] for v in node.operands if v.node in part_of]
+            if not parts and any(v in region.outputs for v in node.results):
+                parts.append(shapes.index(node.type.shape))
             if parts:
                 part_of[node] = max(parts)
     return part_of
