@@ -213,7 +213,7 @@ class Executable:
 
     def _outputs_for(self, inputs: Sequence[np.ndarray], addresses: list[int]) -> list[np.ndarray]:
         """Memory for the outputs, the donors' or fresh (as of `aligned_empty`); their addresses follow the inputs'."""
-        outputs = []
+        outputs: list[np.ndarray] = []
         for donor, room, shape, kind in self._made:
             if donor is None:
                 raw = np.empty(room, _BYTE)
