@@ -44,17 +44,17 @@ def empty_call() -> Call:
 def updates(count: int) -> Callable[..., list]:
     """Half of the arguments minus the other half, one by one: what a program of many arguments does, at its smallest."""
 
-    def update(*arrays):  # type: ignore[no-untyped-def]
+    def update(*arrays):
         return [p - g for p, g in zip(arrays[: count // 2], arrays[count // 2 :])]
 
     return update
 
 
-def product(a, b):  # type: ignore[no-untyped-def]
+def product(a, b):
     return a @ b
 
 
-def double(x):  # type: ignore[no-untyped-def]
+def double(x):
     return x + x
 
 

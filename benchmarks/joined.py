@@ -87,14 +87,14 @@ def compiled(mix: Mix, joined: bool) -> Callable[[], object]:
     """A call of the products, joined or apart, whatever the cost model says; checked against float64."""
     operands, products = mix.operands(), mix.products()
 
-    def named(*args):  # type: ignore[no-untyped-def]
+    def named(*args):
         return products(*args)
 
     # programs are kept by graph and name: one name for each way
     named.__name__ = "joined" if joined else "apart"
 
     def decision(region: object, target: object) -> bool:
-        return joined and join(region, target) is not None  # type: ignore[arg-type]
+        return joined and join(region, target) is not None
 
     with patch("graphc.codegen.separate.pays", decision):
         bound = graphc.compile(named, *operands).bind(*operands)
@@ -110,7 +110,7 @@ def chosen(mix: Mix) -> bool:
     decisions: list[bool] = []
 
     def decision(region: object, target: object) -> bool:
-        decisions.append(pays(region, target))  # type: ignore[arg-type]
+        decisions.append(pays(region, target))
         return decisions[-1]
 
     with patch("graphc.codegen.separate.pays", decision):

@@ -17,6 +17,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import _workloads
 import numpy as np
@@ -100,30 +101,26 @@ def memory(plan: Plan, arrays: list[np.ndarray]) -> dict[PlanBuffer, np.ndarray]
     return places
 
 
-def calls(compiled: CompiledFunction, arrays: list[np.ndarray], target: Target) -> list[Callable[[], None]]:
-    """A native call for each step of the plan, in order."""
+def calls(
+    compiled: CompiledFunction, arrays: list[np.ndarray], target: Target
+) -> tuple[list[Callable[[], object]], object]:
+    """A native call for each step of the plan, in order, and what must be kept as long as they are."""
     plan = compiled.plan
     places = memory(plan, arrays)
     code = load_object(compile_object(emit_kernels(plan.kernels, target), target))
-    found: list[Callable[[], None]] = []
+    found: list[Callable[[], object]] = []
     for step in plan.steps:
         if not isinstance(step, CallStep):
-            source, copy = places[step.source], places[step.target]
-            found.append(lambda source=source, copy=copy: np.copyto(copy, source))
+            found.append(partial(np.copyto, places[step.target], places[step.source]))
             continue
         function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(step.arguments))(
             code.address(step.kernel.name)
         )
-        pointers = [ctypes.c_void_p(places[b].ctypes.data) for b in step.arguments]
-
-        def call(function=function, pointers=pointers, keep=(code, places)) -> None:  # type: ignore[no-untyped-def]
-            function(*pointers)
-
-        found.append(call)
-    return found
+        found.append(partial(function, *(ctypes.c_void_p(places[b].ctypes.data) for b in step.arguments)))
+    return found, (code, places)
 
 
-def profile(steps: list[Callable[[], None]], seconds: float) -> list[float]:
+def profile(steps: list[Callable[[], object]], seconds: float) -> list[float]:
     """The median time of every step of the sequence, in seconds, with half a microsecond for the call and the clock."""
     clock = time.perf_counter
     samples: list[list[float]] = [[] for _ in steps]
@@ -161,7 +158,8 @@ def main() -> None:
             for group in arguments
             for a in (group.values() if isinstance(group, dict) else (group,))
         ]
-        times = profile(calls(compiled, arrays, target), options.seconds)
+        steps, _kept = calls(compiled, arrays, target)
+        times = profile(steps, options.seconds)
         total = sum(times)
         for step, seconds in zip(compiled.plan.steps, times, strict=True):
             if not isinstance(step, CallStep):

@@ -28,46 +28,51 @@ from typing import Literal
 from graphc.codegen.schedules.operands import Product
 from graphc.codegen.target import Target
 
+# Tiles
 _OVERLAP = 0.1  # of the loads' slots is not hidden behind the multiply-adds, or the other way round
 _CHAINS = 8  # multiply-adds under way at once: two a cycle, four cycles each
-_FAR = 2.5  # slots for a vector from the second cache
-_FAR_JUMP = 1.0  # more, where its row lies far from the one before
-_COMPUTED = 6.0  # slots for an element or vector that is computed where it is read
 _ISSUED = 3.0  # instructions that are issued in a slot
+_COMPUTED = 6.0  # slots for an element or vector that is computed where it is read
+_STORE = 2.0  # slots to finish and store one vector of results
+_TILE_OVERHEAD = 24.0  # cycles to call a tile, to set up its addresses and to fill the pipeline
 _MOST_ROWS = 16
 _MOST_CELLS = 32  # accumulators of a tile; a longer body only takes longer to compile
-_TILE_OVERHEAD = 24.0  # cycles to call a tile, to set up its addresses and to fill the pipeline
-_STORE = 2.0  # slots to finish and store one vector of results
-_STREAMING = (
-    3.0  # slots that a vector from memory costs beyond one from the second cache, where reads are in order
-)
-_JUMPING = 8.0  # the same, where each is on another page than the one before
-_SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
-_SCATTER_FAR = 12.0  # the same, where each row has lines of its own
-_CODE = (
-    0.003  # of all that another function may add to the time before it is not worth the time to compile it
-)
-_FAR_RESULT = 4.5  # slots a vector of results that comes from memory, at half the best width of a tile
-_BEST_RESULT_ROW = (
-    384  # bytes of a tile's row of such results from which on memory is read and written at its best
-)
-_WAITING = 3.0  # slots to store and load a vector between two blocks of the sum, in the first cache
-_FAR_SPLAT = 1.0  # slots for an element of such a piece of a row
-_FORESEEN = 2048  # bytes of a row that are read in a piece from which on the processor fetches them ahead
+_CODE = 0.003  # of the time: what each further function must save to be worth its compilation
+
+# Panels of columns
+_FAR = 2.5  # slots for a vector from the second cache
+_FAR_JUMP = 1.0  # more, where its row lies far from the one before
 _FAR_ROW = 2048  # bytes between rows beyond which they are far apart
 _FAR_BLOCK = 256  # the length of a block of such rows that is read in place
-_STREAM_BLOCK = 32  # the length of a block of rows that are read once, from memory, each for all columns
-_STREAM_BLOCK_OF_ONE = 8  # the same for a single row
-_STREAM_TILES = 4  # tiles of rows for which they are
-_SHORT_PANEL = 4  # rows of a tile that need more vectors than come from the second cache
 _FAR_PENALTY = 0.03  # of the multiply-adds: so much longer do they take with such a panel
 _LINES_TOGETHER = 192  # bytes of a panel's row from which on its lines come together
 _NARROW_PENALTY = 0.3  # of the multiply-adds, where a row of a far panel has fewer
+_SHORT_PANEL = (
+    4  # tiles of fewer rows need more vectors than come from the second cache: short blocks may suit
+)
 _SHORT_SUM = 32  # products of so few terms are bound by their results, which are best stored row after row
+
+# Columns from memory
+_STREAMING = 3.0  # slots that a vector costs beyond one from the second cache, where reads are in order
+_JUMPING = 8.0  # the same, where each is on another page than the one before
+_STREAM_BLOCK = 32  # the length of a block of rows that are read once, each for all columns
+_STREAM_BLOCK_OF_ONE = 8  # the same for a single row of the other operand
+_STREAM_TILES = 4  # tiles of rows up to which that order may suit
+
+# The other operand's rows
+_FORESEEN = 2048  # bytes of a piece of a row from which on the processor fetches it ahead
+_FAR_SPLAT = 1.0  # slots for an element of a shorter piece that comes from beyond the second cache
 _LINE = 64  # bytes that a cache brings at a time
 _PAGE = 4096  # bytes between rows that lie in the same sets of the first cache
 _ALIASED_ROWS = 8  # rows of that distance that it holds
 _ALIASED_PENALTY = 0.1  # of the multiply-adds, where more of them are read over and over
+
+# Results
+_SCATTER = 5.0  # slots to store or load an element of a result whose vectors lie across its rows
+_SCATTER_FAR = 12.0  # the same, where each row has lines of its own
+_BEST_RESULT_ROW = 384  # bytes of a tile's row from which on memory is read and written at its best
+_FAR_RESULT = 4.5  # slots a vector of results from memory, in tiles of half that width
+_WAITING = 3.0  # slots to store and load a vector between two blocks of the sum, in the first cache
 
 Packing = Literal["none", "copy", "transpose"]
 # The loops, from outside: panels of columns, blocks of the sum, rows; or rows, panels, the whole sum, for columns that

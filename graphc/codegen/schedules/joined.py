@@ -222,13 +222,8 @@ class JoinedOuterProducts(OuterProducts):
         return self.width + self.blocking.lanes
 
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
-        c, lanes, outer, panel, side = (
-            self.c,
-            self.blocking.lanes,
-            self._outer(place)[1],
-            self.panel,
-            self.columns,
-        )
+        c, lanes, side, panel = self.c, self.blocking.lanes, self.columns, self.panel
+        outer = self._outer(place)[1]
         if not isinstance(side, JoinedSide):
             return super()._pack_columns(place, column, size, block)
         assert panel is not None

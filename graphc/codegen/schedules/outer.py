@@ -404,11 +404,8 @@ class OuterProducts:
 
     def _results(self, place: Place, row: Expr, column: Expr, mr: int, size: int, acc: Buffer) -> list[Stmt]:
         """The epilogue and the stores of a tile whose sums are in the first chain of `acc`."""
-        c, lanes, where = (
-            self.c,
-            self.blocking.lanes,
-            partial(self.where, place, rows=self.rows, columns=self.columns),
-        )
+        c, lanes = self.c, self.blocking.lanes
+        where = partial(self.where, place, rows=self.rows, columns=self.columns)
         nv = -(-size // lanes)
         active = size - (nv - 1) * lanes
 
