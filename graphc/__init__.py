@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
     from graphc.compiler import compile as compile
+    from graphc.entries import Entry as Entry
+    from graphc.entries import training_entries as training_entries
+    from graphc.exporter import export as export
     from graphc.frontend import init as init
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import i64 as i64
     from graphc.ir.types import u8 as u8
     from graphc.ir.verify import verify as verify
+    from graphc.runtime.library import load as load
     from graphc.training import DivergedError as DivergedError
     from graphc.training import fit as fit
     from graphc.transforms import grad as grad
@@ -61,6 +65,9 @@ _PLACES = {
     "Array": "graphc.frontend.array",
     "trace": "graphc.frontend.tracer",
     "compile": "graphc.compiler",
+    **dict.fromkeys(("Entry", "training_entries"), "graphc.entries"),
+    "export": "graphc.exporter",
+    "load": "graphc.runtime.library",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),

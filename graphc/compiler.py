@@ -116,6 +116,16 @@ class CompiledFunction:
         return self._traced.graph
 
     @property
+    def traced(self) -> Traced:
+        """The graph with the structure of its arguments and the parameters that it took from modules."""
+        return self._traced
+
+    @property
+    def donated(self) -> Donated:
+        """Which inputs (by position) give their memory to which outputs."""
+        return self.info.donated
+
+    @property
     def stages(self) -> dict[str, Graph]:
         if isinstance(self._program, InterpretedProgram):
             return self._program.stages
@@ -240,8 +250,8 @@ def compile(
 
     `specs` are types (``graphc.f32[32, 64]``), example arrays, or nests of them; a graph needs none. `target` is
     "cpu" (this machine), a name of `codegen.target`, or "interpreter" (numpy, the oracle). `donate` names arguments
-    whose memory the outputs take over: each of their leaves is paired with the output of the same path and type,
-    else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
+    whose memory the outputs take over: each of their leaves is paired with the output of the same type and name, else
+    path, else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
 
     >>> import numpy as np
@@ -250,7 +260,7 @@ def compile(
     array([ 2.,  5., 10.], dtype=float32)
     """
     start = time.perf_counter()
-    traced = _traced(fn_or_graph, specs, name)
+    traced = as_traced(fn_or_graph, specs, name)
     if traced.captures:
         raise ArgumentError(
             f"{traced.graph.name}: compile inside a traced function: call the function itself there"
@@ -258,7 +268,7 @@ def compile(
     names = (
         argument_names(fn_or_graph, len(specs)) if callable(fn_or_graph) else list(traced.graph.input_names)
     )
-    donated = _pairs(traced, names, donate)
+    donated = donation_pairs(traced, names, donate)
     seconds = {"trace": time.perf_counter() - start}
     if target == "interpreter":
         return CompiledFunction(traced, InterpretedProgram(traced.graph, donated), seconds)
@@ -288,7 +298,10 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object], name: str | None) -> Traced:
+def as_traced(
+    fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object], name: str | None = None
+) -> Traced:
+    """A function traced for these types, or a graph as if it had been; raises as `trace_function`."""
     if not isinstance(fn_or_graph, Graph):
         return trace_function(fn_or_graph, specs, name)
     if specs:
@@ -308,7 +321,8 @@ def _target(target: str | Target) -> Target:
 
     host = host_from_cache()
     chosen = target if not isinstance(target, str) else host if target == "cpu" else target_from_name(target)
-    if chosen.triple.split("-")[0] != host.triple.split("-")[0] or chosen.vector_bits > host.vector_bits:
+    family = (chosen.triple.split("-")[0], chosen.object_format)
+    if family != (host.triple.split("-")[0], host.object_format) or chosen.vector_bits > host.vector_bits:
         raise TargetError(
             f"{here().prefix}compile: expected a target that runs on this machine ({host.triple}, "
             f"{host.vector_bits}-bit vectors), got {chosen.name}"
@@ -316,8 +330,12 @@ def _target(target: str | Target) -> Target:
     return chosen
 
 
-def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:
-    """Pairs each donated leaf with an output: same path below the argument and same type, else the first of its type."""
+def donation_pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:
+    """Pairs each donated leaf of the arguments `names` with an output of its type.
+
+    That is the output of the same name, else of the same path below its argument, else the first one that is left.
+    Raises `ArgumentError` for an argument that is none, or where no output is left.
+    """
     if not donate:
         return ()
     graph = traced.graph
@@ -333,19 +351,22 @@ def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) ->
         offset += child.size
     free = dict(enumerate(_below(traced.outputs, skip=1)))
     pairs: dict[int, int] = {}
-    for by_path in (True, False):
+
+    def alike(i: int, path: str, j: int, how: str) -> bool:
+        if how == "name":
+            return bool(graph.output_names) and graph.output_names[j] == graph.inputs[i].node.name
+        return how == "type" or free[j] == path
+
+    for how in ("name", "path", "type"):
         for i, path in leaves:
             if i in pairs:
                 continue
-            fits = [
-                j
-                for j, p in free.items()
-                if graph.outputs[j].type == graph.inputs[i].type and (p == path or not by_path)
-            ]
-            if fits:
-                pairs[i] = fits[0]
-                del free[fits[0]]
-            elif not by_path:
+            same_type = (j for j in free if graph.outputs[j].type == graph.inputs[i].type)
+            found = next((j for j in same_type if alike(i, path, j, how)), None)
+            if found is not None:
+                pairs[i] = found
+                del free[found]
+            elif how == "type":
                 raise ArgumentError(
                     f"{graph.name}: donate: {graph.inputs[i].node.name}: expected an output of {graph.inputs[i].type!r} "
                     f"to take its memory, found none left"
