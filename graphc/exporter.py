@@ -45,7 +45,7 @@ EMITS = {
     "object": True, "static": True, "shared": True, "header": True, "readme": True, "llvm": False, "asm": False,
 }  # fmt: skip
 _LINKED = ("static", "shared")
-_OWN_SUFFIXES = ("info", "cpu", "strerror", "context", "description", "run")
+_OWN_SUFFIXES = ("info", "cpu", "strerror", "context", "description")
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ def _named_entries(
             raise ArgumentError("export: expected at least one entry, got none")
         if name is None:
             raise ArgumentError("export: name: expected a name for the library of several entries, got none")
-        return entries, _checked_name(name), False
+        return entries, name, False
     entry = _entry(what)
     if specs or donate:
         if entry is what:
             raise ArgumentError("export: expected specs and donate in the Entry, got them beside it")
         entry = Entry(entry.function, specs, donate, entry.doc)
-    library = _checked_name(identifier(entry.name) if name is None else name)
+    library = identifier(entry.name) if name is None else name
     return {library: entry}, library, True
 
 
@@ -174,20 +174,22 @@ def _entry(what: object) -> Entry:
     )
 
 
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not is_c_name(name):
+def _checked_name(name: object, symbol: str, what: str) -> None:
+    """Raises `ArgumentError` where C code can't have `symbol`, which is made of the name."""
+    if not isinstance(name, str) or not is_c_name(symbol):
         raise ArgumentError(
-            f"{here().prefix}export: name: expected a name for C and C++ (letters, digits and single underscores, "
+            f"{here().prefix}export: {what}: expected a name for C and C++ (letters, digits and single underscores, "
             f"a letter first, no keyword or function of their libraries), got {name!r}"
         )
-    return name
 
 
 def _symbols(library: str, entries: Mapping[str, Entry], single: bool) -> dict[str, str]:
     """The C function of each entry; raises `ArgumentError` for names that C can't have or that meet."""
-    symbols = {key: library if single else f"{library}_{_checked_name(key)}" for key in entries}
-    taken = {f"{library}_{suffix}": "graphc's own" for suffix in _OWN_SUFFIXES if suffix != "run"}
+    _checked_name(library, library, "name")
+    symbols = {key: library if single else f"{library}_{key}" for key in entries}
+    taken = {f"{library}_{suffix}": "graphc's own" for suffix in _OWN_SUFFIXES}
     for key, symbol in symbols.items():
+        _checked_name(key, symbol, "entry")
         for made in (symbol, f"{symbol}_run"):
             if made in taken:
                 raise ArgumentError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from graphc.ir.plan import ALIGNMENT
 from graphc.runtime.abi import LEVELS, STATUS, STATUS_NAMES, VERSION, ArrayInfo, LibraryInfo, ProgramInfo
+from graphc.runtime.c_names import c_names
 
 _C_TYPES = {"float64": "double", "float32": "float", "int64": "int64_t", "int32": "int32_t", "uint8": "uint8_t",
             "bool": "uint8_t"}  # fmt: skip
@@ -205,17 +206,16 @@ def example_text(info: LibraryInfo, key: str) -> str:
     """A C program that calls one entry on zeros and prints the first element of each result."""
     entry = info.entries[key]
     name, arguments = info.name, _arguments(entry)
-    lines = [f'#include "{name}.h"', "#include <stdio.h>", ""]
-    for a in arguments:
-        macro = _macro(entry.name, a.name, "SIZE")
-        count = macro if a.info.size else "1"
-        lines.append(f"static {_C_TYPES[a.info.dtype]} {a.name}[{count}];")
+    # locals, since a variable of a file may not be called as a function that the compiler knows: gamma, y1
+    variables = c_names([a.name for a in arguments], ("memory", "beyond", "status"))
     room = f"{workspace_macro(entry)} + {_macro(name, 'WORKSPACE_ALIGNMENT')}"
-    passed = ", ".join([*(a.name for a in arguments), "workspace", "&context"])
+    passed = ", ".join([*variables, "workspace", "&context"])
+    lines = [f'#include "{name}.h"', "#include <stdio.h>", "", "int main(void) {"]
+    for variable, a in zip(variables, arguments, strict=True):
+        count = _macro(entry.name, a.name, "SIZE") if a.info.size else "1"
+        lines.append(f"    static {_C_TYPES[a.info.dtype]} {variable}[{count}];")
     lines += [
-        f"static char memory[{room}];",
-        "",
-        "int main(void) {",
+        f"    static char memory[{room}];",
         f"    size_t beyond = (uintptr_t)memory % {_macro(name, 'WORKSPACE_ALIGNMENT')};",
         f"    void *workspace = memory + (beyond ? {_macro(name, 'WORKSPACE_ALIGNMENT')} - beyond : 0);",
         "    graphc_context context = {GRAPHC_ABI_VERSION, 0, 0, NULL, NULL};",
@@ -228,9 +228,9 @@ def example_text(info: LibraryInfo, key: str) -> str:
         "        return 1;",
         "    }",
     ]
-    for a in arguments:
+    for variable, a in zip(variables, arguments, strict=True):
         if a.role != "in" and a.info.size:
-            lines.append(f'    printf("{a.name}[0] = %g\\n", (double){a.name}[0]);')
+            lines.append(f'    printf("{a.name}[0] = %g\\n", (double){variable}[0]);')
     return "\n".join([*lines, "    return 0;", "}", ""])
 
 
