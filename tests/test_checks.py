@@ -12,7 +12,6 @@ from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
 from graphc.passes.simplify import simplify
 
-
 W, X = np.ones((3, 2), np.float32), np.ones((4, 3), np.float32)
 
 
