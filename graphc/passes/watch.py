@@ -53,21 +53,16 @@ def watch(graph: Graph, watches: Sequence[Watch]) -> Graph:
     if not watches:
         return graph
     build = Builder()
-    new = dict(
-        zip(graph.inputs, (build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs), strict=True)
-    )
-    for node in graph.nodes:
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
+    inputs = [build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs]
+    values = build.inline(graph.with_outputs([*graph.outputs, *(w.value for w in watches)]), inputs)
+    outputs, seen = values[: len(graph.outputs)], values[len(graph.outputs) :]
     flags = []
-    for w in watches:
+    for w, value in zip(watches, seen, strict=True):
         build.loc = w.node.loc.with_note(f"check {w.fault}")
-        flags.append(build.reshape(_flag(build, w, new[w.value]), shape=(1,)))
+        flags.append(build.reshape(_flag(build, w, value), shape=(1,)))
     flag = build.concat(*flags, axis=0) if len(flags) > 1 else flags[0]
     names = graph.output_names or tuple(f"output{i}" for i in range(len(graph.outputs)))
-    return build.graph(graph.name, [*(new[v] for v in graph.outputs), flag], graph.stage, (*names, "check"))
+    return build.graph(graph.name, [*outputs, flag], graph.stage, (*names, "check"))
 
 
 def _flag(build: Builder, w: Watch, value: Value) -> Value:
