@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from graphc.codegen.target import Target
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
+    from graphc.profile import Profile
 
 
 _ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
@@ -182,6 +183,17 @@ class CompiledFunction:
             return BoundFunction(self._traced, self._program, self._arrays(args))
         except _ABOUT_ARGUMENTS as error:
             raise _at_the_caller(error) from None
+
+    def profile(self, *args: object, seconds: float = 0.5) -> Profile:
+        """Where the time of a call with these arguments goes: a table of kernels with their times and roofs.
+
+        Runs for so many `seconds` on copies of the arguments. The profile also gives JSON and a trace for Chrome and
+        Perfetto. The function itself has no code for this.
+        """
+        from graphc.profile import profile_plan
+
+        arrays = self._native.executable.accepted(*self._arrays(args))
+        return profile_plan(self.plan, self._native.target, arrays, seconds)
 
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced

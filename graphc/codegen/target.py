@@ -67,6 +67,7 @@ class Target:
     positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
     barrier: str = ""  # the instruction, empty where a kernel runs on one thread
     shared_storage: Literal["stack", "module"] = "stack"
+    clock: str = ""  # the intrinsic that reads a counter of constant rate; empty where a program may not
     entry_convention: str = ""  # calling convention of kernels that the host launches
     function_attributes: str = ""
     allowed_undefined: frozenset[str] = frozenset()  # symbols that an object may leave to its linker
@@ -109,6 +110,7 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
+              clock="llvm.readcyclecounter",
               native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
 _ARM_OUTLINED = frozenset(
     (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
@@ -130,10 +132,11 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 function_attributes='"prefer-vector-width"="512"'),
         Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
                vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
-               intrinsics=_MEASURED_INTRINSICS),
+               intrinsics=_MEASURED_INTRINSICS, clock="llvm.readcyclecounter"),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
-               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
+               clock="llvm.readsteadycounter"),
         _CORTEX,
         replace(_CORTEX, name="cortex-m4f", cpu="cortex-m4", dtypes=_EVERY_DTYPE - {f64},
                 native=_native("sqrt fma", f32)),
