@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
     from graphc.frontend.tracer import trace as trace
+    from graphc.gradcheck import check_grads as check_grads
     from graphc.ir.files import load_graph as load_graph
     from graphc.ir.files import save_graph as save_graph
     from graphc.ir.graph import Graph as Graph
@@ -69,6 +70,7 @@ _PLACES = {
     "export": "graphc.exporter",
     "load": "graphc.runtime.library",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
+    "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),

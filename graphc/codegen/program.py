@@ -125,7 +125,7 @@ def step_lines(
             pointers[b] = name
     for number, step in enumerate(plan.steps):
         if isinstance(step, CopyStep):
-            lines += _copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
+            lines += emit_copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
         else:
             arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
             lines.append(f"  call void {kernels[step.kernel]}({arguments})")
@@ -145,8 +145,8 @@ def constant_line(symbol: str, array: np.ndarray) -> str:
     )
 
 
-def _copy(number: int, source: str, target: str, count: int) -> list[str]:
-    """A loop over bytes in chunks as wide as divides their number: no call to memcpy."""
+def emit_copy(number: int, source: str, target: str, count: int) -> list[str]:
+    """LLVM text of a loop over bytes in chunks as wide as divides their number: no call to memcpy."""
     width = next(w for w in (64, 32, 16, 8, 4, 1) if count % w == 0)
     kind = f"<{width} x i8>" if width > 1 else "i8"
     if count == 0:

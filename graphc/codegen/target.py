@@ -70,6 +70,7 @@ class Target:
     positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
     barrier: str = ""  # the instruction, empty where a kernel runs on one thread
     shared_storage: Literal["stack", "module"] = "stack"
+    clock: str = ""  # the intrinsic that reads a counter of constant rate; empty where a program may not
     entry_convention: str = ""  # calling convention of kernels that the host launches
     function_attributes: str = ""
     allowed_undefined: frozenset[str] = frozenset()  # symbols that an object may leave to its linker
@@ -120,10 +121,11 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
+              clock="llvm.readcyclecounter",
               native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
 _ARM = Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
-              intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
+              intrinsics=_MEASURED_INTRINSICS, clock="llvm.readcyclecounter")  # fmt: skip
 _WASM = Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", vector_bits=128, index_bits=32,
                relocation="static", native=_native(f"{_ROUNDING} sqrt min max", f32, f64),
                allowed_undefined=frozenset(("__stack_pointer", "__linear_memory")))  # fmt: skip
@@ -153,7 +155,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
         replace(_ARM, name="arm64-apple-macosx", triple="arm64-apple-macosx11.0.0", cpu="apple-m1", features=""),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
-               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
+               clock="llvm.readsteadycounter"),
         _CORTEX,
         replace(_CORTEX, name="cortex-m4f", cpu="cortex-m4", dtypes=_EVERY_DTYPE - {f64},
                 native=_native("sqrt fma", f32)),

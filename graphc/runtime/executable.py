@@ -133,6 +133,10 @@ class Executable:
             raise refusal(self.info.name, status)
         return outputs
 
+    def accepted(self, *arrays: object) -> Sequence[np.ndarray]:
+        """The arrays as the program would read them: checked, and copied where they can't be used as they are."""
+        return self._accepted(arrays, copy=True)[0]
+
     def bind(self, *arrays: object, outputs: Sequence[np.ndarray] | None = None) -> Bound:
         """A call with fixed memory: arrays are checked once, then each ``bound()`` is one native call.
 
