@@ -25,7 +25,6 @@ from graphc.errors import ArgumentError, ArtifactError, CompileError, TargetErro
 from graphc.frontend.tracer import argument_names
 from graphc.frontend.tree import flatten
 from graphc.ir.graph import Builder, Graph
-from graphc.ir.loc import here
 from graphc.ir.types import TensorType, dtype_of
 from graphc.program import Donated, lower_to_plan
 from graphc.runtime.abi import LibraryInfo, identifier
@@ -178,7 +177,7 @@ def _checked_name(name: object, symbol: str, what: str) -> None:
     """Raises `ArgumentError` where C code can't have `symbol`, which is made of the name."""
     if not isinstance(name, str) or not is_c_name(symbol):
         raise ArgumentError(
-            f"{here().prefix}export: {what}: expected a name for C and C++ (letters, digits and single underscores, "
+            f"export: {what}: expected a name for C and C++ (letters, digits and single underscores, "
             f"a letter first, no keyword or function of their libraries), got {name!r}"
         )
 
