@@ -396,7 +396,7 @@ def _row(op: OpDef) -> tuple[str, str, str, str, str]:
 def _info(arguments: argparse.Namespace) -> int:
     import llvmlite.binding as llvm
 
-    from graphc.codegen.target import TARGETS, host_target
+    from graphc.codegen.target import EVERY_LEVEL, TARGETS, host_target
     from graphc.ir.types import f32
     from graphc.program import object_cache
 
@@ -422,7 +422,7 @@ def _info(arguments: argparse.Namespace) -> int:
     for known in (target, *TARGETS.values()):
         registers = known.vector_registers if known.vector_bits else "-"
         print(f"{known.name:<20} {known.triple:<30} {known.lanes(f32):>9} {registers:>9}")
-    print()
+    print(f"\nfor graphc build, with code for every level of their family: {', '.join(EVERY_LEVEL)}\n")
     for variable, meaning in VARIABLES.items():
         print(f"{variable:<20} {os.environ.get(variable, '(not set)')}\n{'':<20} {meaning}")
     return 0

@@ -139,7 +139,11 @@ def _module(source: str) -> tuple[ModuleType, str]:
     except GraphcError:
         raise
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        lines = [
+            f.lineno
+            for f in traceback.extract_tb(error.__traceback__)
+            if Path(f.filename).resolve() == path.resolve()
+        ]
         where = f"{place}:{lines[-1]}" if lines else place
         raise ArtifactError(
             f"{where}: expected a file that runs, got {type(error).__name__}: {error}"
