@@ -205,6 +205,30 @@ def randint(key: ArrayLike, shape: Shape, low: int, high: int | None = None, dty
     return call.wrap(call.cast(call.build.add(word, call.splat(first, word.type)), target))
 
 
+class Draws:
+    """A key as a source of several draws, with the methods of `numpy.random.Generator` that initialisers call.
+
+    >>> from graphc.frontend.tracer import trace
+    >>> trace(lambda key: Draws(key).normal(0, 1, (2, 3)), u32[2]).output_types
+    (f32[2,3],)
+    """
+
+    def __init__(self, key: Array, dtype: DTypeLike = f32) -> None:
+        self._key = key
+        self._dtype = dtype
+        self._count = 0
+
+    def _next(self) -> Array:
+        self._count += 1
+        return fold_in(self._key, self._count)
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Array:
+        return uniform(self._next(), size, self._dtype, low, high)
+
+    def normal(self, loc: float, scale: float, size: tuple[int, ...]) -> Array:
+        return normal(self._next(), size, self._dtype, loc, scale)
+
+
 # ------------------------------------------------------------------------------------------------------------ blocks
 
 
