@@ -1,4 +1,4 @@
-/* Trains the digits MLP from its initial weights with the exported training step, in C, without an allocation.
+/* Trains the digits MLP from scratch with the exported training step, in C, without an allocation.
  *
  *     ./train FOLDER      reads FOLDER/digits.bin, prints what FOLDER/losses.txt has
  */
@@ -11,7 +11,7 @@
 enum { FEATURES = 64, CLASSES = 10, BATCH = 32, MOST_ROWS = 2048, MOST_EPOCHS = 256 };
 
 typedef struct header {
-    int32_t rows, train, epochs, weights;
+    int32_t rows, train, epochs, seed;
 } header;
 
 /* The weights and the optimiser's state, in the order of the entry's arguments. */
@@ -46,8 +46,7 @@ static header read_data(const char *folder) {
         exit(1);
     }
     read_exactly(&head, sizeof head, 1, file);
-    if (head.rows > MOST_ROWS || head.train > head.rows || head.epochs > MOST_EPOCHS || head.train % BATCH != 0 ||
-        (size_t)head.weights * sizeof(float) != sizeof weights) {
+    if (head.rows > MOST_ROWS || head.train > head.rows || head.epochs > MOST_EPOCHS || head.train % BATCH != 0) {
         fprintf(stderr, "%s: expected other sizes\n", path);
         exit(1);
     }
@@ -55,7 +54,6 @@ static header read_data(const char *folder) {
     read_exactly(labels, sizeof labels[0], (size_t)head.rows, file);
     for (epoch = 0; epoch < head.epochs; epoch++)
         read_exactly(order[epoch], sizeof order[0][0], (size_t)head.train, file);
-    read_exactly(&weights, sizeof weights, 1, file);
     fclose(file);
     return head;
 }
@@ -65,6 +63,13 @@ static void check(int32_t status) {
         fprintf(stderr, "digits: %s\n", digits_strerror(status));
         exit(1);
     }
+}
+
+/* First weights from the seed, and momentum of zero. */
+static void init(int64_t seed, const graphc_context *context) {
+    check(digits_init(&seed, weights.weight0, weights.bias0, weights.weight2, weights.bias2, weights.weight4, weights.bias4,
+                      momentum.weight0, momentum.bias0, momentum.weight2, momentum.bias2, momentum.weight4, momentum.bias4,
+                      workspace, context));
 }
 
 static float train_step(const int32_t *rows, const graphc_context *context) {
@@ -106,6 +111,7 @@ int main(int argc, char **argv) {
     graphc_context context = {GRAPHC_ABI_VERSION, 0, sizeof workspace, NULL, NULL};
     int32_t epoch, start;
     context.isa = (uint32_t)digits_cpu();
+    init(head.seed, &context);
     for (epoch = 0; epoch < head.epochs; epoch++) {
         double total = 0;
         for (start = 0; start < head.train; start += BATCH) total += train_step(order[epoch] + start, &context);

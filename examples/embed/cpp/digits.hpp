@@ -4,7 +4,6 @@
 #include "digits.h"
 
 #include <array>
-#include <cstring>
 #include <new>
 #include <span>
 #include <stdexcept>
@@ -31,12 +30,12 @@ private:
 
 class Model {
 public:
-    // The weights in the order of the training step's arguments, one after the other.
-    explicit Model(std::span<const float> weights) : workspace_(DIGITS_WORKSPACE_BYTES) {
-        if (weights.size() != total) throw std::invalid_argument("digits: expected " + std::to_string(total) + " weights");
-        weights_.assign(weights.begin(), weights.end());
-        momentum_.assign(total, 0.0f);
+    // First weights are drawn from the seed.
+    explicit Model(std::int64_t seed) : weights_(total), momentum_(total), workspace_(DIGITS_WORKSPACE_BYTES) {
         context_ = {GRAPHC_ABI_VERSION, static_cast<std::uint32_t>(digits_cpu()), DIGITS_WORKSPACE_BYTES, nullptr, nullptr};
+        auto w = pointers(weights_), m = pointers(momentum_);
+        check(digits_init(&seed, w[0], w[1], w[2], w[3], w[4], w[5], m[0], m[1], m[2], m[3], m[4], m[5], workspace_.data(),
+                          &context_));
     }
 
     // One step of training on a batch; gives the loss.

@@ -9,20 +9,19 @@
 using digits::batch, digits::classes, digits::features;
 
 struct Data {
-    std::vector<float> x, weights;
+    std::vector<float> x;
     std::vector<std::int32_t> labels, order;
-    std::int32_t rows, train, epochs;
+    std::int32_t rows, train, epochs, seed;
 
     explicit Data(const std::string &path) {
         std::ifstream file(path, std::ios::binary);
         file.exceptions(std::ios::failbit | std::ios::badbit | std::ios::eofbit);
         std::int32_t head[4];
         file.read(reinterpret_cast<char *>(head), sizeof head);
-        rows = head[0], train = head[1], epochs = head[2];
+        rows = head[0], train = head[1], epochs = head[2], seed = head[3];
         read(file, x, static_cast<std::size_t>(rows) * features);
         read(file, labels, static_cast<std::size_t>(rows));
         read(file, order, static_cast<std::size_t>(epochs) * static_cast<std::size_t>(train));
-        read(file, weights, static_cast<std::size_t>(head[3]));
     }
 
     template <typename T> static void read(std::ifstream &file, std::vector<T> &values, std::size_t count) {
@@ -33,7 +32,7 @@ struct Data {
 
 // The loss of the last epoch and the accuracy on the rows that were not trained on.
 static std::pair<double, double> fit(const Data &data, float rate) {
-    digits::Model model(data.weights);
+    digits::Model model(data.seed);
     std::array<float, batch * features> x{};
     std::array<std::int32_t, batch> labels{};
     double loss = 0;
