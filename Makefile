@@ -1,11 +1,16 @@
 # make demo   trains the handwritten digits example      make test   formatting, lint, types, tests
 # make clean  removes what these made                    Needs Python 3.10 or newer, and nothing else.
+# make tools  installs emulators and a browser (Debian, as root), without which `make test` skips some tests
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test format clean tools
+
+# The emulators run what was compiled for other machines, the browser looks at pages; a tool and its package.
+TOOLS := qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm chromium:chromium chromedriver:chromium-driver
+MISSING := $(foreach tool,$(TOOLS),$(if $(shell command -v $(firstword $(subst :, ,$(tool)))),,$(lastword $(subst :, ,$(tool)))))
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/digits.py
@@ -34,6 +39,9 @@ $(VENV)/.test: pyproject.toml $(VENV)/.created
 $(VENV)/.created:
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
+
+tools:
+	$(if $(strip $(MISSING)),apt-get update -qq && apt-get install -qq -y --no-install-recommends $(MISSING),@echo "tools: all there")
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

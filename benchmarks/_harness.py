@@ -98,67 +98,6 @@ def geometric_mean(values: Iterable[float]) -> float:
     return statistics.geometric_mean(values)
 
 
-def multiply_add_peak(target: object, rounds: int = 20000) -> tuple[Callable[[], None], float]:
-    """A call that does nothing but accumulate products in registers, and its floating-point operations.
-
-    As many independent sums as hide the latency; a multiply and an add where the target has no fused one. One factor
-    is read anew in each round (`volatile`), or the multiplication would be done once, before the loop.
-    """
-    import ctypes
-
-    import numpy as np
-
-    from graphc.codegen.loader import load_object
-    from graphc.codegen.object import compile_object
-    from graphc.codegen.target import Target
-    from graphc.ir.types import f32
-
-    assert isinstance(target, Target)
-    lanes, pairs = target.lanes(f32), 6  # 12 sums, 2 factors and the products in flight: 16 registers
-    vector = f"<{lanes} x float>" if lanes > 1 else "float"
-    multiply_add = f"@llvm.fmuladd.{f'v{lanes}f32' if lanes > 1 else 'f32'}"
-    chains = 2 * pairs
-    lines = [
-        f"declare {vector} {multiply_add}({vector}, {vector}, {vector})",
-        "define void @peak(i64 %n, ptr %p) nounwind {",
-        "entry:",
-        "  %q = getelementptr i8, ptr %p, i64 64",
-        f"  %b0 = load {vector}, ptr %p, align 4",
-        f"  %b1 = load {vector}, ptr %q, align 4",
-        "  br label %loop",
-        "loop:",
-        "  %i = phi i64 [ 0, %entry ], [ %j, %loop ]",
-    ]
-    lines += [f"  %c{k} = phi {vector} [ %b0, %entry ], [ %d{k}, %loop ]" for k in range(chains)]
-    for k in range(pairs):
-        lines.append(f"  %a{k} = load volatile {vector}, ptr %p, align 4")
-        lines += [
-            f"  %d{2 * k + s} = call {vector} {multiply_add}({vector} %a{k}, {vector} %b{s}, {vector} %c{2 * k + s})"
-            for s in range(2)
-        ]
-    lines += [
-        "  %j = add i64 %i, 1",
-        "  %more = icmp slt i64 %j, %n",
-        "  br i1 %more, label %loop, label %done",
-        "done:",
-    ]
-    total = "%d0"
-    for k in range(1, chains):
-        lines.append(f"  %s{k} = fadd {vector} {total}, %d{k}")
-        total = f"%s{k}"
-    lines += [f"  store {vector} {total}, ptr %p, align 4", "  ret void", "}"]
-    loaded = load_object(compile_object("\n".join(lines), target))
-    function = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(loaded.address("peak"))
-    memory = np.zeros(64, np.float32)
-    address = memory.ctypes.data
-
-    def peak() -> None:
-        function(rounds, address)
-
-    peak.__dict__["keep"] = (loaded, memory)
-    return peak, 2.0 * lanes * chains * rounds
-
-
 def arguments(description: str, seconds: float) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)

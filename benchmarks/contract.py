@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 import graphc
+from graphc.codegen.peaks import multiply_add_peak
 from graphc.codegen.target import Target, host_target
 
 # form: is the left operand stored [K, M], the right one [N, K]?
@@ -93,7 +94,7 @@ def sides(form: str, m: int, n: int, k: int, target: Target | str = "cpu") -> di
 
 def main() -> None:
     options = _harness.arguments(__doc__ or "", 0.4).parse_args()
-    peak, operations = _harness.multiply_add_peak(host_target())
+    peak, operations = multiply_add_peak(host_target())
     rows: list[_harness.Row] = []
     for form, m, n, k in CASES:
         name = f"{form} {m}x{n}x{k}"

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import _workloads
 
+from graphc.codegen.peaks import multiply_add_peak
 from graphc.codegen.target import host_target
 
 _STEPS_CHECKED = 3
@@ -24,7 +25,7 @@ def main() -> None:
         makers["jax"] = _workloads.jax_side
     if "torch" in peers:
         makers["torch_compile"] = _workloads.torch_side
-    peak, operations = _harness.multiply_add_peak(host_target())
+    peak, operations = multiply_add_peak(host_target())
     rows: list[_harness.Row] = []
     for w in _workloads.WORKLOADS:
         if options.only not in w.name:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import contract
 
 import graphc
+from graphc.codegen.peaks import multiply_add_peak
 from graphc.codegen.target import Target, host_target, target_from_name
 
 TARGETS = ("x86-64", "x86-64-v3", "x86-64-v4")
@@ -29,7 +30,7 @@ def runnable() -> list[Target]:
 def main() -> None:
     options = _harness.arguments(__doc__ or "", 0.25).parse_args()
     targets = runnable()
-    peaks = {t.name: _harness.multiply_add_peak(t) for t in targets}
+    peaks = {t.name: multiply_add_peak(t) for t in targets}
     rows: list[_harness.Row] = []
     for form, m, n, k in contract.CASES:
         name = f"{form} {m}x{n}x{k}"

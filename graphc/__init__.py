@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
     from graphc.compiler import compile as compile
+    from graphc.entries import Entry as Entry
+    from graphc.entries import training_entries as training_entries
+    from graphc.exporter import export as export
     from graphc.frontend import init as init
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
     from graphc.frontend.tracer import trace as trace
+    from graphc.gradcheck import check_grads as check_grads
     from graphc.ir.files import load_graph as load_graph
     from graphc.ir.files import save_graph as save_graph
     from graphc.ir.graph import Graph as Graph
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import i64 as i64
     from graphc.ir.types import u8 as u8
     from graphc.ir.verify import verify as verify
+    from graphc.runtime.library import load as load
     from graphc.training import DivergedError as DivergedError
     from graphc.training import fit as fit
     from graphc.transforms import grad as grad
@@ -61,7 +66,11 @@ _PLACES = {
     "Array": "graphc.frontend.array",
     "trace": "graphc.frontend.tracer",
     "compile": "graphc.compiler",
+    **dict.fromkeys(("Entry", "training_entries"), "graphc.entries"),
+    "export": "graphc.exporter",
+    "load": "graphc.runtime.library",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
+    "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),

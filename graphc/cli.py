@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from graphc import __version__
+from graphc.cli_reduce import add_reduce
 from graphc.config import VARIABLES
 from graphc.errors import ArgumentError, ArtifactError, GraphcError, ParseError
 from graphc.ir.files import load_graph, save_graph, write_atomically
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_opt(commands)
     _add_run(commands)
+    add_reduce(commands)
     ops = commands.add_parser(
         "ops",
         help="list the ops, or explain one",

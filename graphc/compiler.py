@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -33,9 +33,11 @@ from graphc.runtime.abi import ArrayInfo, ProgramInfo, identifier
 from graphc.runtime.executable import aligned_empty, refusal
 
 if TYPE_CHECKING:
+    from graphc.checks import CheckedProgram
     from graphc.codegen.target import Target
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
+    from graphc.profile import Profile
 
 
 _ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
@@ -86,6 +88,9 @@ class InterpretedProgram:
             np.copyto(target, value)
 
 
+AnyProgram = Union[Program, InterpretedProgram, "CheckedProgram"]
+
+
 class CompiledFunction:
     """A compiled Python function: takes and gives the same nested structures, in native code.
 
@@ -93,33 +98,41 @@ class CompiledFunction:
     lower forms, `compile_seconds` where the time went, `cached` whether the object cache had the code already.
     """
 
-    def __init__(
-        self, traced: Traced, program: Program | InterpretedProgram, seconds: dict[str, float]
-    ) -> None:
+    def __init__(self, traced: Traced, program: AnyProgram, seconds: dict[str, float]) -> None:
         self._traced = traced
         self._program = program
         self._outputs = traced.outputs
         self._run: Callable[..., list[np.ndarray]]
-        self._run = program if isinstance(program, InterpretedProgram) else program.executable
+        self._run = program.executable if isinstance(program, Program) else program
         self.compile_seconds = dict(seconds)
         for part, more in program.seconds.items():
             self.compile_seconds[part] = self.compile_seconds.get(part, 0.0) + more
 
     @property
     def _native(self) -> Program:
-        if not isinstance(self._program, Program):
+        if isinstance(self._program, InterpretedProgram):
             raise ArgumentError(f"{self.graph.name}: interpreted; compile for a target to see its code")
-        return self._program
+        return self._program if isinstance(self._program, Program) else self._program.native
 
     @property
     def graph(self) -> Graph:
         return self._traced.graph
 
     @property
+    def traced(self) -> Traced:
+        """The graph with the structure of its arguments and the parameters that it took from modules."""
+        return self._traced
+
+    @property
+    def donated(self) -> Donated:
+        """Which inputs (by position) give their memory to which outputs."""
+        return self.info.donated
+
+    @property
     def stages(self) -> dict[str, Graph]:
         if isinstance(self._program, InterpretedProgram):
             return self._program.stages
-        return self._program.lowered.stages
+        return self._native.lowered.stages
 
     @property
     def fused(self) -> Graph:
@@ -153,11 +166,7 @@ class CompiledFunction:
 
     @property
     def info(self) -> ProgramInfo:
-        return (
-            self._program.info
-            if isinstance(self._program, InterpretedProgram)
-            else self._program.executable.info
-        )
+        return self._program.executable.info if isinstance(self._program, Program) else self._program.info
 
     @property
     def cached(self) -> bool:
@@ -185,6 +194,17 @@ class CompiledFunction:
         except _ABOUT_ARGUMENTS as error:
             raise _at_the_caller(error) from None
 
+    def profile(self, *args: object, seconds: float = 0.5) -> Profile:
+        """Where the time of a call with these arguments goes: a table of kernels with their times and roofs.
+
+        Runs for so many `seconds` on copies of the arguments. The profile also gives JSON and a trace for Chrome and
+        Perfetto. The function itself has no code for this.
+        """
+        from graphc.profile import profile_plan
+
+        arrays = self._native.executable.accepted(*self._arrays(args))
+        return profile_plan(self.plan, self._native.target, arrays, seconds)
+
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced
         if len(args) != len(traced.inputs.children):
@@ -203,17 +223,17 @@ class CompiledFunction:
 class BoundFunction:
     """A compiled function with its memory. `outputs` has the function's structure; its arrays change with each call."""
 
-    def __init__(self, traced: Traced, program: Program | InterpretedProgram, arrays: list[object]) -> None:
+    def __init__(self, traced: Traced, program: AnyProgram, arrays: list[object]) -> None:
         self._run: Callable[[], int | None]  # gives a status where native code ran
-        if isinstance(program, InterpretedProgram):
-            inputs = [np.asarray(a) for a in arrays]
-            outputs = program.outputs_for(inputs)
-            self._run = partial(program.run, inputs, outputs)
-        else:
+        if isinstance(program, Program):
             bound = program.executable.bind(*arrays)
             outputs = bound.outputs
             self._run = bound.run
             self._bound = bound  # keeps the arrays and the code
+        else:
+            inputs = [np.asarray(a) for a in arrays]
+            outputs = program.outputs_for(inputs)
+            self._run = partial(program.run, inputs, outputs)
         self._name = traced.graph.name
         self.outputs = traced.outputs.unflatten(outputs)
 
@@ -235,13 +255,19 @@ def compile(
     donate: Sequence[str | int] = (),
     threads: int | None = None,
     name: str | None = None,
+    check: str | Sequence[str] = (),
 ) -> CompiledFunction:
     """Compiles a function for arguments of these types to one native function.
 
     `specs` are types (``graphc.f32[32, 64]``), example arrays, or nests of them; a graph needs none. `target` is
     "cpu" (this machine), a name of `codegen.target`, or "interpreter" (numpy, the oracle). `donate` names arguments
-    whose memory the outputs take over: each of their leaves is paired with the output of the same path and type,
-    else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
+    whose memory the outputs take over: each of their leaves is paired with the output of the same type and name, else
+    path, else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
+    `check` names what every call shall look for, at the cost of speed: "nan" raises `NonFiniteError` with the line of the
+    first op, forward or backward, that makes a NaN or an infinity; "bounds" raises `IndexRangeError` where an index
+    of a gather or scatter is out of range (and proves the kernels' own accesses); "stages" runs the interpreter of every
+    level beside the machine code and raises `MiscompiledError` with the first pass or kernel that differs. Donated
+    memory is unchanged where a check fails.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
 
     >>> import numpy as np
@@ -250,7 +276,7 @@ def compile(
     array([ 2.,  5., 10.], dtype=float32)
     """
     start = time.perf_counter()
-    traced = _traced(fn_or_graph, specs, name)
+    traced = as_traced(fn_or_graph, specs, name)
     if traced.captures:
         raise ArgumentError(
             f"{traced.graph.name}: compile inside a traced function: call the function itself there"
@@ -258,15 +284,23 @@ def compile(
     names = (
         argument_names(fn_or_graph, len(specs)) if callable(fn_or_graph) else list(traced.graph.input_names)
     )
-    donated = _pairs(traced, names, donate)
+    donated = donation_pairs(traced, names, donate)
     seconds = {"trace": time.perf_counter() - start}
     if target == "interpreter":
+        if check:
+            raise ArgumentError("compile: check: expected a target that compiles, got the interpreter")
         return CompiledFunction(traced, InterpretedProgram(traced.graph, donated), seconds)
     with _collector_paused():
         clock = Clock(seconds)
         machine = _target(target)
         clock("import")
-        program = _program(traced.graph, machine, donated)
+        program: Program | CheckedProgram
+        if check:
+            from graphc.checks import CheckedProgram, parse_checks
+
+            program = CheckedProgram(traced.graph, machine, donated, parse_checks(check))
+        else:
+            program = _program(traced.graph, machine, donated)
     compiled = CompiledFunction(traced, program, seconds)
     _report(compiled)
     return compiled
@@ -288,7 +322,10 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object], name: str | None) -> Traced:
+def as_traced(
+    fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object], name: str | None = None
+) -> Traced:
+    """A function traced for these types, or a graph as if it had been; raises as `trace_function`."""
     if not isinstance(fn_or_graph, Graph):
         return trace_function(fn_or_graph, specs, name)
     if specs:
@@ -308,7 +345,8 @@ def _target(target: str | Target) -> Target:
 
     host = host_from_cache()
     chosen = target if not isinstance(target, str) else host if target == "cpu" else target_from_name(target)
-    if chosen.triple.split("-")[0] != host.triple.split("-")[0] or chosen.vector_bits > host.vector_bits:
+    family = (chosen.triple.split("-")[0], chosen.object_format)
+    if family != (host.triple.split("-")[0], host.object_format) or chosen.vector_bits > host.vector_bits:
         raise TargetError(
             f"{here().prefix}compile: expected a target that runs on this machine ({host.triple}, "
             f"{host.vector_bits}-bit vectors), got {chosen.name}"
@@ -316,8 +354,12 @@ def _target(target: str | Target) -> Target:
     return chosen
 
 
-def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:
-    """Pairs each donated leaf with an output: same path below the argument and same type, else the first of its type."""
+def donation_pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) -> Donated:
+    """Pairs each donated leaf of the arguments `names` with an output of its type.
+
+    That is the output of the same name, else of the same path below its argument, else the first one that is left.
+    Raises `ArgumentError` for an argument that is none, or where no output is left.
+    """
     if not donate:
         return ()
     graph = traced.graph
@@ -333,19 +375,22 @@ def _pairs(traced: Traced, names: Sequence[str], donate: Sequence[str | int]) ->
         offset += child.size
     free = dict(enumerate(_below(traced.outputs, skip=1)))
     pairs: dict[int, int] = {}
-    for by_path in (True, False):
+
+    def alike(i: int, path: str, j: int, how: str) -> bool:
+        if how == "name":
+            return bool(graph.output_names) and graph.output_names[j] == graph.inputs[i].node.name
+        return how == "type" or free[j] == path
+
+    for how in ("name", "path", "type"):
         for i, path in leaves:
             if i in pairs:
                 continue
-            fits = [
-                j
-                for j, p in free.items()
-                if graph.outputs[j].type == graph.inputs[i].type and (p == path or not by_path)
-            ]
-            if fits:
-                pairs[i] = fits[0]
-                del free[fits[0]]
-            elif not by_path:
+            same_type = (j for j in free if graph.outputs[j].type == graph.inputs[i].type)
+            found = next((j for j in same_type if alike(i, path, j, how)), None)
+            if found is not None:
+                pairs[i] = found
+                del free[found]
+            elif how == "type":
                 raise ArgumentError(
                     f"{graph.name}: donate: {graph.inputs[i].node.name}: expected an output of {graph.inputs[i].type!r} "
                     f"to take its memory, found none left"

@@ -53,3 +53,19 @@ class ArtifactError(GraphcError):
 
 class DeviceError(GraphcError):
     """A device is missing or failed."""
+
+
+class NonFiniteError(GraphcError, ArithmeticError):
+    """A checked call made a NaN or an infinity (``check="nan"``)."""
+
+
+class IndexRangeError(GraphcError, IndexError):
+    """A checked call gathered or scattered at an index out of range (``check="bounds"``)."""
+
+
+class MiscompiledError(GraphcError):
+    """A stage of the compiler gave other numbers than the one before it (``check="stages"``): a bug in graphc."""
+
+
+class GradientError(GraphcError, AssertionError):
+    """A derivative is not what finite differences say (`check_grads`)."""

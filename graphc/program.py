@@ -65,9 +65,21 @@ class Lowered:
 
 def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]) -> Lowered:
     """Passes, schedules and emission; `seconds` gets the time of each part."""
+    stages, plan = lower_to_plan(graph, target, donated, seconds)
+    clock = Clock(seconds)
+    from graphc.codegen.program import emit_program
+
+    llvm = emit_program(plan, target)
+    clock("emit")
+    return Lowered(stages, plan, llvm)
+
+
+def lower_to_plan(
+    graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]
+) -> tuple[dict[str, Graph], Plan]:
+    """The graph after each pass, and its plan; `seconds` gets the time of each part."""
     clock = Clock(seconds)
     from graphc.codegen.memory import make_plan
-    from graphc.codegen.program import emit_program
     from graphc.codegen.separate import separate
     from graphc.passes.fuse import fuse
     from graphc.passes.simplify import simplify
@@ -94,9 +106,7 @@ def lower(graph: Graph, target: Target, donated: Donated, seconds: dict[str, flo
             verify_kernel(kernel)
         verify_plan(plan)
     clock("verify")
-    llvm = emit_program(plan, target)
-    clock("emit")
-    return Lowered({"traced": graph, "simplified": simplified, "fused": fused}, plan, llvm)
+    return {"traced": graph, "simplified": simplified, "fused": fused}, plan
 
 
 class Program:

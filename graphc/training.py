@@ -103,7 +103,7 @@ def fit(
     model.fill(seed)
     if not model.parameters:
         raise ArgumentError(f"fit: expected a model with parameters to train, got {model!r}")
-    task = _Task(model, loss, optimizer, _metrics(metrics), target, threads)
+    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads)
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
@@ -111,15 +111,15 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
     """What is trained, and the traced functions that are compiled for it."""
 
     model: Module
     loss: Scalar
     optimizer: Optimizer
     metrics: Mapping[str, Scalar]
-    target: str
-    threads: int | None
+    target: str = "cpu"
+    threads: int | None = None
 
     def predict(self, params: Arrays, buffers: Arrays, x: Array) -> Array:
         return self.model.apply(params, buffers, x)[0]
@@ -128,6 +128,12 @@ class _Task:
         self, params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
     ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         """One step: new weights, new buffers, new optimiser state, and the numbers of this batch."""
+        grads, new_buffers, numbers = self.gradients(params, buffers, x, y)
+        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
+        return new_params, new_buffers, new_state, numbers
+
+    def gradients(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> tuple[Arrays, Arrays, Arrays]:
+        """The gradient of the loss by each parameter, new buffers, and the numbers of this batch."""
 
         def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
             prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
@@ -135,8 +141,7 @@ class _Task:
 
         differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
         (value, (new_buffers, scores)), grads = differentiated(params)
-        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        return new_params, new_buffers, new_state, {"loss": value, **scores}
+        return grads, new_buffers, {"loss": value, **scores}
 
     def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
         """The numbers of a batch, without a step."""
@@ -166,7 +171,7 @@ class _Task:
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(self, task: _Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
+    def __init__(self, task: Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
         if state is None:
             function = compile(
                 task.evaluate, run.params, run.buffers, batch.x, batch.y,
@@ -197,7 +202,7 @@ class _Pass:
 
     def __init__(
         self,
-        task: _Task,
+        task: Task,
         data: Dataset,
         rows: int,
         run: Run,
@@ -235,7 +240,7 @@ class _Pass:
 
 
 def _train(
-    task: _Task,
+    task: Task,
     train: Dataset,
     held: Dataset | None,
     rows: int,
@@ -358,7 +363,7 @@ def _publish(entries: Mapping[str, Parameter], run: Run) -> None:
         np.copyto(entry.array, run.params[name] if entry.trained else run.buffers[name])
 
 
-def _metrics(metrics: Metrics) -> dict[str, Scalar]:
+def chosen_metrics(metrics: Metrics) -> dict[str, Scalar]:
     if metrics is None:
         return {}
     if isinstance(metrics, Mapping):

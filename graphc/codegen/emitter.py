@@ -59,22 +59,32 @@ def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -
     >>> "define void @one(ptr noalias align 4 %y)" in text
     True
     """
-    symbols, shared = _symbols(kernels)
-    functions = [_Function(k, target, k.name, linkage, symbols) for k in kernels]
+    functions, helpers = kernel_functions(kernels, target, linkage)
+    return "\n".join([module_header(target), *functions, helper_functions(helpers)])
+
+
+def kernel_functions(
+    kernels: Sequence[Kernel], target: Target, linkage: str = "", prefix: str = ""
+) -> tuple[list[str], set[str]]:
+    """The functions of some kernels and of all that they call, and the helper functions that these need.
+
+    `prefix` begins their names, so that a module can hold the code of several targets. Raises like `emit_kernels`.
+    """
+    symbols, shared = _symbols(kernels, prefix)
+    functions = [_Function(k, target, symbols[id(k)], linkage, symbols) for k in kernels]
     functions += [_Function(k, target, symbols[id(k)], "internal", symbols) for k in shared]
     texts = [f.text() for f in functions]
-    return "\n".join(
-        [module_header(target), *texts, helper_functions(set().union(*(f.w.helpers for f in functions)))]
-    )
+    return texts, set().union(*(f.w.helpers for f in functions))
 
 
-def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
+def _symbols(kernels: Sequence[Kernel], prefix: str) -> tuple[dict[int, str], list[Kernel]]:
     """The function of every kernel (by id) that runs, and what the given ones call: of equal kernels one."""
     symbols: dict[int, str] = {}
     for kernel in kernels:
-        if kernel.name in symbols.values():
+        symbol = f"{prefix}{kernel.name}"
+        if symbol in symbols.values():
             raise CompileError(f"kernel @{kernel.name}: expected one kernel of this name, got two")
-        symbols[id(kernel)] = kernel.name
+        symbols[id(kernel)] = symbol
     taken = set(symbols.values())
     called = {id(c): c for k in kernels for c in callees(k)[:-1] if id(c) not in symbols}
     outlines = {number: _outline(callee) for number, callee in called.items()}
@@ -88,7 +98,7 @@ def _symbols(kernels: Sequence[Kernel]) -> tuple[dict[int, str], list[Kernel]]:
         text = str(id(callee)) if unique else str(replace(callee, name=""))
         if text not in by_text:
             number = numbers.get(callee.name, 0)
-            while (symbol := f"{callee.name}{number}") in taken:
+            while (symbol := f"{prefix}{callee.name}{number}") in taken:
                 number += 1
             numbers[callee.name] = number
             taken.add(symbol)

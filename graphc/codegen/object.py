@@ -130,9 +130,10 @@ def _string(data: bytes, start: int) -> str:
 
 
 def undefined_symbols(data: bytes) -> list[str]:
-    """The symbols that an ELF or wasm object needs from elsewhere, sorted. Generated objects need none.
+    """The symbols that an object needs from elsewhere, sorted. Generated objects need none.
 
-    Raises `ArtifactError` for anything else. Layout: System V ABI, chapter 4; the WebAssembly core specification, 5.5.
+    Raises `ArtifactError` for what is no ELF, wasm, COFF (x86-64) or 64-bit Mach-O object. Layout: System V ABI, chapter 4;
+    the WebAssembly core specification, 5.5; Microsoft, PE Format, "COFF Symbol Table"; Apple, <mach-o/nlist.h>.
 
     >>> from graphc.codegen.target import target_from_name
     >>> text = "declare void @g() define void @f() nounwind { call void @g() ret void }"
@@ -141,6 +142,10 @@ def undefined_symbols(data: bytes) -> list[str]:
     """
     if data[:4] == b"\0asm":
         return sorted(_wasm_imports(data))
+    if data[:4] == b"\xcf\xfa\xed\xfe":
+        return sorted(_macho_undefined(data))
+    if data[:2] == b"\x64\x86":
+        return sorted(_coff_undefined(data))
     sections, wide, _ = _sections(data)
     found = []
     for section in sections:
@@ -153,6 +158,37 @@ def undefined_symbols(data: bytes) -> list[str]:
             if home == 0 and name:
                 found.append(_string(data, strings + name))
     return sorted(found)
+
+
+def _macho_undefined(data: bytes) -> list[str]:
+    """The undefined external symbols of a Mach-O object, without the underscore that C names begin with there."""
+    (commands,) = struct.unpack_from("<I", data, 16)
+    at, names = 32, []
+    for _ in range(commands):
+        command, size = struct.unpack_from("<II", data, at)
+        if command == 2:  # LC_SYMTAB
+            table, count, strings, _ = struct.unpack_from("<IIII", data, at + 8)
+            for entry in range(table, table + 16 * count, 16):
+                name, kind = struct.unpack_from("<IB", data, entry)
+                if kind & 0x01 and kind & 0x0E == 0:  # N_EXT, N_UNDF
+                    names.append(_string(data, strings + name).removeprefix("_"))
+        at += size
+    return names
+
+
+def _coff_undefined(data: bytes) -> list[str]:
+    """The external symbols of a COFF object that are in no section of it."""
+    table, count = struct.unpack_from("<II", data, 8)
+    strings = table + 18 * count
+    names, position = [], 0
+    while position < count:
+        entry = table + 18 * position
+        long, start, value, home, _, storage, more = struct.unpack_from("<IIIhHBB", data, entry)
+        if storage == 2 and home == 0 and value == 0:
+            short = data[entry : entry + 8].rstrip(b"\0").decode()
+            names.append(short if long else _string(data, strings + start))
+        position += 1 + more
+    return names
 
 
 def writable_sections(data: bytes) -> list[str]:

@@ -5,10 +5,14 @@ In: a plan and a target. Out: LLVM text whose object needs nothing and shows two
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from graphc.codegen.emit_writer import quoted
 from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.target import Target
+from graphc.ir.kernel import Kernel
 from graphc.ir.plan import ALIGNMENT, CopyStep, Plan, PlanBuffer
 from graphc.runtime.abi import VERSION, ArrayInfo, ProgramInfo, identifier
 
@@ -38,14 +42,10 @@ def emit_program(plan: Plan, target: Target) -> str:
     kernels = emit_kernels(plan.kernels, target, linkage="internal")
     info = program_info(plan)
     text = info.to_json().encode() + b"\0"
-    constants = [
-        f"@{_quoted(f'const.{b.name}')} = internal unnamed_addr constant [{max(b.type.bytes, 1)} x i8] "
-        f'c"{_bytes(plan.constants[b.name])}", align {ALIGNMENT}'
-        for b in plan.of_kind("constant")
-    ]
+    constants = [constant_line(name, plan.constants[b.name]) for b, name in constant_symbols(plan).items()]
     info_line = (
         f"@{info.name}_info = constant {{ i32, i32, [{len(text)} x i8] }} "
-        f'{{ i32 {VERSION}, i32 {len(text) - 1}, [{len(text)} x i8] c"{_escape(text)}" }}, align 8'
+        f'{{ i32 {VERSION}, i32 {len(text) - 1}, [{len(text)} x i8] c"{escaped(text)}" }}, align 8'
     )
     return "\n".join([kernels, *constants, info_line, _entry(plan, info, target)])
 
@@ -57,7 +57,6 @@ def _entry(plan: Plan, info: ProgramInfo, target: Target) -> str:
         f'nounwind "no-builtins" {{',
         "entry:",
     ]
-    pointers: dict[PlanBuffer, str] = {}
     checks: list[tuple[str, int]] = []
     word = target.index_bits // 8
 
@@ -92,25 +91,8 @@ def _entry(plan: Plan, info: ProgramInfo, target: Target) -> str:
         check(f"%apart{j}", f"icmp ne ptr %input{i}, %output{j}", 3)
     for number, (name, status) in enumerate(checks):
         lines += [f"  br i1 {name}, label %status{status}, label %checked{number}", f"checked{number}:"]
-    for b in plan.buffers:
-        if b.kind == "input":
-            pointers[b] = f"%input{b.position}"
-        elif b.kind == "output":
-            pointers[b] = f"%output{b.position}"
-        elif b.kind == "constant":
-            pointers[b] = f"@{_quoted(f'const.{b.name}')}"
-        elif b.in_place_of is not None:
-            pointers[b] = pointers[b.in_place_of]
-        else:
-            name = f"%arena{len(pointers)}"
-            lines.append(f"  {name} = getelementptr i8, ptr %workspace, i64 {b.offset}")
-            pointers[b] = name
-    for number, step in enumerate(plan.steps):
-        if isinstance(step, CopyStep):
-            lines += _copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
-        else:
-            arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
-            lines.append(f"  call void @{step.kernel.name}({arguments})")
+    outputs = {j: f"%output{j}" for j in range(len(info.outputs))}
+    lines += step_lines(plan, outputs, {k: quoted(k.name) for k in plan.kernels}, constant_symbols(plan))
     lines.append("  ret i32 0")
     for status in (1, 2, 3):
         used = any(s == status for _, s in checks) or (status == 1 and (info.inputs or info.outputs))
@@ -119,8 +101,52 @@ def _entry(plan: Plan, info: ProgramInfo, target: Target) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _copy(number: int, source: str, target: str, count: int) -> list[str]:
-    """A loop over bytes in chunks as wide as divides their number: no call to memcpy."""
+def step_lines(
+    plan: Plan, outputs: Mapping[int, str], kernels: Mapping[Kernel, str], constants: Mapping[PlanBuffer, str]
+) -> list[str]:
+    """The plan's steps as instructions. Inputs are ``%input0``, ...; the arena is ``%workspace``.
+
+    `outputs` says which pointer each output has, `kernels` and `constants` under which names they are in the module.
+    """
+    lines: list[str] = []
+    pointers: dict[PlanBuffer, str] = {}
+    for b in plan.buffers:
+        if b.kind == "input":
+            pointers[b] = f"%input{b.position}"
+        elif b.kind == "output":
+            pointers[b] = outputs[b.position]
+        elif b.kind == "constant":
+            pointers[b] = constants[b]
+        elif b.in_place_of is not None:
+            pointers[b] = pointers[b.in_place_of]
+        else:
+            name = f"%arena{len(pointers)}"
+            lines.append(f"  {name} = getelementptr i8, ptr %workspace, i64 {b.offset}")
+            pointers[b] = name
+    for number, step in enumerate(plan.steps):
+        if isinstance(step, CopyStep):
+            lines += emit_copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
+        else:
+            arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
+            lines.append(f"  call void {kernels[step.kernel]}({arguments})")
+    return lines
+
+
+def constant_symbols(plan: Plan) -> dict[PlanBuffer, str]:
+    """The names of a plan's constants in its module."""
+    return {b: quoted(f"const.{b.name}") for b in plan.of_kind("constant")}
+
+
+def constant_line(symbol: str, array: np.ndarray) -> str:
+    """A constant of a module: read-only bytes, aligned as the arena is."""
+    data = np.ascontiguousarray(array).tobytes() or b"\0"
+    return (
+        f'{symbol} = internal unnamed_addr constant [{len(data)} x i8] c"{escaped(data)}", align {ALIGNMENT}'
+    )
+
+
+def emit_copy(number: int, source: str, target: str, count: int) -> list[str]:
+    """LLVM text of a loop over bytes in chunks as wide as divides their number: no call to memcpy."""
     width = next(w for w in (64, 32, 16, 8, 4, 1) if count % w == 0)
     kind = f"<{width} x i8>" if width > 1 else "i8"
     if count == 0:
@@ -143,13 +169,6 @@ def _copy(number: int, source: str, target: str, count: int) -> list[str]:
     ]
 
 
-def _bytes(array: np.ndarray) -> str:
-    return _escape(np.ascontiguousarray(array).tobytes() or b"\0")
-
-
-def _escape(data: bytes) -> str:
+def escaped(data: bytes) -> str:
+    """Bytes as LLVM's string literals have them."""
     return "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
-
-
-def _quoted(name: str) -> str:
-    return '"' + "".join(c if c.isalnum() or c in "._" else f"\\{ord(c) & 255:02X}" for c in name) + '"'

@@ -51,6 +51,9 @@ class Target:
     # Bytes of the data caches that one core uses, the nearest first; what a schedule's blocks are sized by.
     cache_bytes: tuple[int, ...] = (32 << 10, 256 << 10)
     index_bits: int = 64  # of a pointer and of address arithmetic
+    # What a processor has to have, in steps of its family, as `NAME_cpu` of an exported library reports it: 1 is what all
+    # of the family have, 3 and 4 are x86-64-v3 and x86-64-v4.
+    level: int = 1
     relocation: str = "pic"
     code_model: str = "small"
     stack_alignment: int = 16  # the most that a local buffer asks for
@@ -67,9 +70,18 @@ class Target:
     positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
     barrier: str = ""  # the instruction, empty where a kernel runs on one thread
     shared_storage: Literal["stack", "module"] = "stack"
+    clock: str = ""  # the intrinsic that reads a counter of constant rate; empty where a program may not
     entry_convention: str = ""  # calling convention of kernels that the host launches
     function_attributes: str = ""
     allowed_undefined: frozenset[str] = frozenset()  # symbols that an object may leave to its linker
+
+    @property
+    def object_format(self) -> Literal["elf", "coff", "macho", "wasm"]:
+        """Which kind of object file its linker reads."""
+        parts = self.triple.split("-")
+        if parts[0] == "wasm32":
+            return "wasm"
+        return "coff" if "windows" in parts else "macho" if "apple" in parts else "elf"
 
     def lanes(self, dtype: DType) -> int:
         """How many elements of `dtype` one vector register holds; 1 where there are no vectors."""
@@ -109,7 +121,14 @@ _NVPTX_INTRINSICS = frozenset(
 )  # fmt: skip
 
 _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, stack_alignment=64,
+              clock="llvm.readcyclecounter",
               native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
+_ARM = Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
+              vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
+              intrinsics=_MEASURED_INTRINSICS, clock="llvm.readcyclecounter")  # fmt: skip
+_WASM = Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", vector_bits=128, index_bits=32,
+               relocation="static", native=_native(f"{_ROUNDING} sqrt min max", f32, f64),
+               allowed_undefined=frozenset(("__stack_pointer", "__linear_memory")))  # fmt: skip
 _ARM_OUTLINED = frozenset(
     (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
 )
@@ -122,25 +141,28 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
     target.name: target
     for target in (
         _X86,
-        replace(_X86, name="x86-64-v3", cpu="x86-64-v3", vector_bits=256,
+        replace(_X86, name="x86-64-v3", cpu="x86-64-v3", vector_bits=256, level=3,
                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
-        replace(_X86, name="x86-64-v4", cpu="x86-64-v4", vector_bits=512, vector_registers=32,
+        replace(_X86, name="x86-64-v4", cpu="x86-64-v4", vector_bits=512, vector_registers=32, level=4,
                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
-        Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
-               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
-               intrinsics=_MEASURED_INTRINSICS),
+        # A marker for Microsoft's linker that there are floats; every C library there has it.
+        replace(_X86, name="x86_64-pc-windows-msvc", triple="x86_64-pc-windows-msvc",
+                allowed_undefined=frozenset(("_fltused",))),
+        replace(_X86, name="x86_64-apple-macosx", triple="x86_64-apple-macosx11.0.0"),
+        _ARM,
+        replace(_ARM, name="arm64-apple-macosx", triple="arm64-apple-macosx11.0.0", cpu="apple-m1", features=""),
         # By the triple alone riscv64 has neither a multiplier nor a float unit.
         Target("riscv64-linux-gnu", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d",
-               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+               vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
+               clock="llvm.readsteadycounter"),
         _CORTEX,
         replace(_CORTEX, name="cortex-m4f", cpu="cortex-m4", dtypes=_EVERY_DTYPE - {f64},
                 native=_native("sqrt fma", f32)),
         # Position-independent wasm needs __memory_base from its loader.
-        Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", vector_bits=128, index_bits=32,
-               relocation="static", native=_native(f"{_ROUNDING} sqrt min max", f32, f64),
-               allowed_undefined=frozenset(("__stack_pointer", "__linear_memory"))),
+        _WASM,
+        replace(_WASM, name="wasm32-nosimd", features="", vector_bits=0),
         Target("nvptx64", "nvptx64-nvidia-cuda", "sm_80", vector_registers=255,
                native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _native("min max", f32),
                intrinsics=_PORTABLE_INTRINSICS | _NVPTX_INTRINSICS,
@@ -154,6 +176,15 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                shared_storage="module", entry_convention="ptx_kernel "),
     )
 })  # fmt: skip
+
+
+# Targets of exported libraries that hold a body for each level of their family, and choose by the caller's context
+_EVERY_LEVEL = {
+    "x86-64-any": "x86-64",
+    "x86_64-pc-windows-msvc": "x86_64-pc-windows-msvc",
+    "x86_64-apple-macosx": "x86_64-apple-macosx",
+}
+EXPORT_TARGETS = (*_EVERY_LEVEL, *(name for name in TARGETS if name not in _EVERY_LEVEL))
 
 
 class Host(NamedTuple):
@@ -253,3 +284,53 @@ def target_from_name(name: str) -> Target:
     if name not in TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]
+
+
+def export_targets(name: str) -> tuple[Target, ...]:
+    """The targets whose code a library exported for `name` holds: one, or one for each level of a family, the least first.
+
+    ``cpu`` is the system and processor family of this machine, not its very processor: libraries travel. A family's
+    functions say themselves which processor they are for, since one object has them all.
+    Raises `TargetError` for a name that is not in `EXPORT_TARGETS`.
+
+    >>> [t.level for t in export_targets("x86-64-any")], [t.name for t in export_targets("wasm32")]
+    ([1, 3, 4], ['wasm32'])
+    """
+    if name == "cpu":
+        name = _name_of_host()
+    if name not in EXPORT_TARGETS:
+        raise TargetError(f"target: expected one of cpu, {', '.join(EXPORT_TARGETS)}, got {name!r}")
+    if name not in _EVERY_LEVEL:
+        return (TARGETS[name],)
+    base = TARGETS[_EVERY_LEVEL[name]]
+    levels = [base]
+    for wide in (TARGETS["x86-64-v3"], TARGETS["x86-64-v4"]):
+        attributes = f'"target-cpu"="{wide.cpu}" {wide.function_attributes}'.rstrip()
+        levels.append(
+            replace(
+                wide, triple=base.triple, allowed_undefined=base.allowed_undefined, function_attributes=attributes
+            )
+        )  # fmt: skip
+    return tuple(levels)
+
+
+def _name_of_host() -> str:
+    """What a library for machines like this one is exported for."""
+    family = {"AMD64": "x86_64", "amd64": "x86_64", "aarch64": "arm64"}.get(
+        platform.machine(), platform.machine()
+    )
+    names = {
+        ("linux", "x86_64"): "x86-64-any",
+        ("linux", "arm64"): "aarch64-linux-gnu",
+        ("linux", "riscv64"): "riscv64-linux-gnu",
+        ("darwin", "x86_64"): "x86_64-apple-macosx",
+        ("darwin", "arm64"): "arm64-apple-macosx",
+        ("win32", "x86_64"): "x86_64-pc-windows-msvc",
+    }
+    found = names.get((sys.platform, family))
+    if found is None:
+        raise TargetError(
+            f"target 'cpu': expected a machine of {', '.join(names.values())}, got {sys.platform} on "
+            f"{platform.machine()}; name a target"
+        )
+    return found

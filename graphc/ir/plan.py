@@ -14,7 +14,7 @@ A buffer in place of another one has its memory: the kernel of step `first` over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
@@ -155,11 +155,10 @@ def verify_plan(plan: Plan) -> None:
                 fail(f"%{a.name} and %{b.name} are alive at the same time at the same place")
 
 
-def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The plan's outputs, every kernel interpreted, in one arena that begins as garbage."""
-    from graphc.ir.kernel_interp import run_kernel
-
-    arena = np.full(plan.workspace_bytes, 0xA5, np.uint8)
+def plan_memory(plan: Plan, arrays: Sequence[np.ndarray]) -> dict[PlanBuffer, np.ndarray]:
+    """An array for each buffer: copies of the inputs, outputs and an aligned arena that begin as garbage."""
+    room = np.full(plan.workspace_bytes + ALIGNMENT, 0xA5, np.uint8)
+    arena = room[-room.ctypes.data % ALIGNMENT :]
     places: dict[PlanBuffer, np.ndarray] = {}
     for b in plan.buffers:
         if b.in_place_of is not None:
@@ -167,21 +166,32 @@ def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         elif b.kind == "input":
             places[b] = np.array(arrays[b.position], dtype=b.type.dtype.numpy, order="C")
         elif b.kind == "constant":
-            places[b] = plan.constants[b.name]
+            places[b] = np.ascontiguousarray(plan.constants[b.name])
         elif b.kind == "output":
             places[b] = np.full(b.type.shape, 0x5A, np.uint8).astype(b.type.dtype.numpy)
         else:
             bytes_ = arena[b.offset : b.offset + b.type.bytes]
             places[b] = bytes_.view(b.type.dtype.numpy).reshape(b.type.shape)
+    return places
+
+
+def plan_outputs(plan: Plan, places: Mapping[PlanBuffer, np.ndarray]) -> list[np.ndarray]:
+    """The outputs' arrays, in order; a donated input that passes through unchanged has no output buffer of its own."""
+    outputs = {b.position: places[b] for b in plan.of_kind("output")}
+    inputs = {b.position: places[b] for b in plan.of_kind("input")}
+    for i, j in plan.donated:
+        outputs.setdefault(j, inputs[i])
+    return [outputs[j] for j in sorted(outputs)]
+
+
+def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The plan's outputs, every kernel interpreted, in one arena that begins as garbage."""
+    from graphc.ir.kernel_interp import run_kernel
+
+    places = plan_memory(plan, arrays)
     for step in plan.steps:
         if isinstance(step, CopyStep):
             np.copyto(places[step.target], places[step.source])
         else:
-            # the parameters' shapes may merge dimensions: the same elements in row-major order
-            params = zip(step.arguments, step.kernel.params, strict=True)
-            run_kernel(step.kernel, [places[b].reshape(p.shape) for b, p in params])
-    outputs = {b.position: places[b] for b in plan.of_kind("output")}
-    inputs = {b.position: places[b] for b in plan.of_kind("input")}
-    for i, j in plan.donated:  # an input that passes through unchanged has no output buffer of its own
-        outputs.setdefault(j, inputs[i])
-    return [outputs[j] for j in sorted(outputs)]
+            run_kernel(step.kernel, [places[b] for b in step.arguments])
+    return plan_outputs(plan, places)

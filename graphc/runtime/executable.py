@@ -66,7 +66,9 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
 class _Frame:
     """What one call at a time needs: a block of pointers (inputs, then outputs), a workspace, the call of the entry."""
 
-    def __init__(self, entry: Callable[..., int], info: ProgramInfo) -> None:
+    def __init__(
+        self, entry: Callable[..., int], info: ProgramInfo, context: ctypes.Structure | None
+    ) -> None:
         inputs, outputs = len(info.inputs), len(info.outputs)
         block = (ctypes.c_void_p * (inputs + outputs + 1))()  # one more, so that none is empty
         self.pointers = cast("MutableSequence[int]", block)
@@ -77,7 +79,7 @@ class _Frame:
             ctypes.byref(block),
             ctypes.byref(block, inputs * ctypes.sizeof(ctypes.c_void_p)),
             ctypes.byref(ctypes.c_char.from_buffer(workspace.data)),
-            None,
+            ctypes.byref(context) if context is not None else None,
         )
 
 
@@ -88,9 +90,12 @@ class Executable:
     copied); a donated input is updated in place and returned as its output. Calls from several threads are safe.
     """
 
-    def __init__(self, address: int, owner: object, info: ProgramInfo) -> None:
+    def __init__(
+        self, address: int, owner: object, info: ProgramInfo, context: ctypes.Structure | None = None
+    ) -> None:
         self.info = info
         self._owner = owner  # keeps the code mapped
+        self._context = context  # what every call is given; a library's entries look at it
         # No argument types are declared: ctypes would look at each argument twice. `_Frame` makes them.
         self._entry = ctypes.CFUNCTYPE(ctypes.c_int32)(address)
         self._outputs_of_donated = {j: i for i, j in info.donated}
@@ -120,13 +125,17 @@ class Executable:
         try:
             frame = self._frames.pop()
         except IndexError:
-            frame = _Frame(self._entry, self.info)
+            frame = _Frame(self._entry, self.info, self._context)
         frame.pointers[: len(addresses)] = addresses
         status = frame.call()
         self._frames.append(frame)
         if status:
             raise refusal(self.info.name, status)
         return outputs
+
+    def accepted(self, *arrays: object) -> Sequence[np.ndarray]:
+        """The arrays as the program would read them: checked, and copied where they can't be used as they are."""
+        return self._accepted(arrays, copy=True)[0]
 
     def bind(self, *arrays: object, outputs: Sequence[np.ndarray] | None = None) -> Bound:
         """A call with fixed memory: arrays are checked once, then each ``bound()`` is one native call.
@@ -140,7 +149,7 @@ class Executable:
         else:
             targets = self._checked_outputs(inputs, outputs)
             addresses += map(_address, targets)
-        frame = _Frame(self._entry, self.info)
+        frame = _Frame(self._entry, self.info, self._context)
         frame.pointers[: len(addresses)] = addresses
         return Bound(self.info.name, self, frame.call, list(inputs), targets)
 

@@ -1,0 +1,157 @@
+"""Entries of an exported library: which functions it has, for which types.
+
+In: functions, or a model with its loss and optimiser. Out: `Entry` objects by name, for `graphc.export` and
+`graphc build`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, get_args, get_origin
+
+import numpy as np
+
+from graphc.compiler import CompiledFunction
+from graphc.errors import ArgumentError
+from graphc.frontend.array import Array
+from graphc.frontend.modules import Module
+from graphc.frontend.optim import Optimizer
+from graphc.frontend.tracer import function_name, type_of
+from graphc.ir.graph import Graph
+from graphc.ir.types import TensorType
+from graphc.training import Metrics, Scalar, Task, chosen_metrics
+
+Arrays = dict[str, Array]
+Function = Callable[..., object] | Graph | CompiledFunction
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One function of a library: what is compiled, the types of its arguments, and which of them it updates in place.
+
+    Without `specs`, they are what the function's annotations say. `doc` is what the header says of it; by default the
+    first line of the function's docstring.
+
+    >>> from graphc.ir.types import f32
+    >>> Entry(lambda w, g: {"w": w - g}, [f32[3], f32[3]], donate=["w"]).donate
+    ['w']
+    """
+
+    function: Function
+    specs: Sequence[object] = ()
+    donate: Sequence[str | int] = ()
+    doc: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the entry is called where no name is given."""
+        if isinstance(self.function, CompiledFunction):
+            return self.function.graph.name
+        return self.function.name if isinstance(self.function, Graph) else function_name(self.function)
+
+    @property
+    def description(self) -> str:
+        """A sentence on what it computes, or nothing."""
+        if self.doc or isinstance(self.function, (Graph, CompiledFunction, Module)):
+            return self.doc
+        return (inspect.getdoc(self.function) or "").strip().partition("\n")[0]
+
+
+def annotated_specs(fn: Callable[..., object]) -> list[object]:
+    """The types that a function's annotations give its arguments: ``x: f32[32, 64]`` or ``Annotated[Array, f32[32, 64]]``.
+
+    Dicts, lists and tuples of types are good too. Raises `ArgumentError` for an argument without one.
+
+    >>> from graphc.ir.types import f32
+    >>> def double(x: f32[3]): return 2 * x
+    >>> annotated_specs(double)
+    [f32[3]]
+    """
+    call = fn.forward if isinstance(fn, Module) else fn
+    name = function_name(fn)
+    try:
+        parameters = inspect.signature(call, eval_str=True).parameters.values()
+    except (TypeError, ValueError, NameError) as error:
+        raise ArgumentError(f"{name}: expected annotations that can be read, got {error}") from None
+    specs: list[object] = []
+    for parameter in parameters:
+        found = parameter.annotation
+        if get_origin(found) is Annotated:
+            found = next((a for a in get_args(found)[1:] if _is_spec(a)), found)
+        if not _is_spec(found):
+            shown = "none" if found is parameter.empty else repr(found)
+            raise ArgumentError(
+                f"{name}: {parameter.name}: expected specs, or a type as annotation (as in x: graphc.f32[32, 64]), "
+                f"got {shown}"
+            )
+        specs.append(found)
+    return specs
+
+
+def _is_spec(found: object) -> bool:
+    if isinstance(found, dict):
+        return all(_is_spec(v) for v in found.values())
+    if isinstance(found, (list, tuple)):
+        return all(_is_spec(v) for v in found)
+    return isinstance(found, (TensorType, np.ndarray))
+
+
+def training_entries(
+    model: Module,
+    loss: Scalar,
+    optimizer: Optimizer,
+    batch: tuple[object, object],
+    *,
+    metrics: Metrics = None,
+) -> dict[str, Entry]:
+    """The usual entries of a model: `predict`, `loss`, `grads` and `train_step`.
+
+    `batch` is the types (or examples) of one batch of inputs and targets. Weights, buffers and the optimiser's state
+    are arguments, each by its name (``params.0.weight``, ``state.momentum.0.weight``); `train_step` updates them in
+    place. `metrics` are as those of `fit`, computed beside the loss. Raises `ArgumentError` where the batch is no pair.
+
+    >>> from graphc import f32, i32, nn, optim
+    >>> list(training_entries(nn.Linear(4, 2), nn.cross_entropy, optim.SGD(0.1), (f32[8, 4], i32[8])))
+    ['predict', 'loss', 'grads', 'train_step']
+    """
+    if not isinstance(batch, tuple) or len(batch) != 2 or any(type_of(part) is None for part in batch):
+        raise ArgumentError(
+            f"training_entries: batch: expected the types of inputs and targets, as in (f32[32, 64], i32[32]), got {batch!r}"
+        )
+    x, y = (type_of(part) for part in batch)
+    entries = model.entries
+    params = {name: entry.type for name, entry in entries.items() if entry.trained}
+    buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
+    state = {
+        name: TensorType(type_of(array).dtype, array.shape)  # type: ignore[union-attr]  # arrays have types
+        for name, array in optimizer.init(
+            {n: np.zeros(t.shape, t.dtype.numpy) for n, t in params.items()}
+        ).items()
+    }
+    rate = TensorType(model.dtype, ())
+    task = Task(model, loss, optimizer, chosen_metrics(metrics))
+
+    def predict(params: Arrays, buffers: Arrays, x: Array) -> Arrays:
+        return {"prediction": task.predict(params, buffers, x)}
+
+    def grads(params: Arrays, buffers: Arrays, x: Array, y: Array) -> dict[str, object]:
+        gradients, _, numbers = task.gradients(params, buffers, x, y)
+        return {**numbers, "grads": gradients}
+
+    def train_step(
+        params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
+    ) -> dict[str, object]:
+        new_params, new_buffers, new_state, numbers = task.step(params, buffers, state, learning_rate, x, y)
+        return {"params": new_params, "buffers": new_buffers, "state": new_state, **numbers}
+
+    numbers = " and ".join(("loss", *task.metrics))
+    return {
+        "predict": Entry(predict, (params, buffers, x), doc="What the model predicts for a batch."),
+        "loss": Entry(task.evaluate, (params, buffers, x, y), doc=f"The {numbers} of a batch, without a step."),
+        "grads": Entry(grads, (params, buffers, x, y),
+                       doc=f"The {numbers} of a batch, and the gradient of the loss by each parameter."),
+        "train_step": Entry(train_step, (params, buffers, state, rate, x, y), ("params", "buffers", "state"),
+                            doc=f"One step of training: updates weights and state in place, gives the {numbers}."),
+    }  # fmt: skip
