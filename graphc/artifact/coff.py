@@ -10,7 +10,7 @@ from graphc.artifact.model import Bytes, Kind, ObjectFile, Relocation, Section, 
 COFF_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x14C: "i386"}
 _CODE, _DISCARDABLE, _REMOVED, _EXECUTE, _WRITE = 0x20, 0x02000000, 0x800, 0x20000000, 0x80000000
 _MANY_RELOCATIONS = 0x01000000
-_ZEROED = 0x80
+_ZEROED, _MERGED = 0x80, 0x1000
 _EXTERNAL, _STATIC, _WEAK, _FUNCTION = 2, 3, 105, 0x20
 
 
@@ -24,7 +24,7 @@ def read_coff(data: bytes) -> ObjectFile:
     if table:
         (size,) = file.unpack("<I", names_at)
         names = Bytes(file.part(names_at, size), file.what)
-    sections, places = [], []
+    sections, places, merged = [], [], []
     for i in range(count):
         at = 20 + optional + 40 * i
         title = fixed_text(file.take(at, 8))
@@ -40,7 +40,8 @@ def read_coff(data: bytes) -> ObjectFile:
             (number,) = file.unpack("<I", relocations)
             relocations, number = relocations + 10, max(number, 1) - 1
         places.append((relocations, number))
-    symbols, index = _symbols(file, names, table, symbol_count, sections)
+        merged.append(bool(flags & _MERGED))
+    symbols, index = _symbols(file, names, table, symbol_count, sections, merged)
     found = []
     for section, (at, number) in enumerate(places):
         for offset, which, kind in file.table("<IIH", at, number) if number else ():
@@ -53,7 +54,7 @@ def read_coff(data: bytes) -> ObjectFile:
 
 
 def _symbols(
-    file: Bytes, names: Bytes, table: int, count: int, sections: list[Section]
+    file: Bytes, names: Bytes, table: int, count: int, sections: list[Section], merged: list[bool]
 ) -> tuple[list[Symbol], dict[int, int]]:
     """The symbols, and where in that list each entry of the table is (auxiliary entries are none)."""
     raw = file.part(table, 18 * count) if table else b""
@@ -73,7 +74,9 @@ def _symbols(
             # a section's own symbol is a static one with an auxiliary entry about the section
             own = storage == _STATIC and more and text == sections[section].name
             kind = "section" if own else "function" if form == _FUNCTION else "data"
-        outside = storage in (_EXTERNAL, _WEAK)
+        # a constant that the linker merges with equal ones of other files (__real@3f800000) is no name of this one's
+        shared = section is not None and merged[section] and not sections[section].writable
+        outside = storage in (_EXTERNAL, _WEAK) and not shared
         index[at] = len(symbols)
         symbols.append(
             Symbol(text, kind, outside and section is not None, section, value, 0, outside and home == 0)

@@ -27,7 +27,9 @@ def read_elf(data: bytes) -> ObjectFile:
     wide = ident[4] == 2
     header = file.unpack("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", 16)
     kind, machine, _, _, segments, table, _, _, segment_bytes, segment_count, entry, count, names = header
-    file.check(kind in (_RELOCATABLE, _EXECUTABLE, _SHARED), "an object, executable or library", f"type {kind}")
+    file.check(
+        kind in (_RELOCATABLE, _EXECUTABLE, _SHARED), "an object, executable or library", f"type {kind}"
+    )
     layout = "<IIQQQQIIQQ" if wide else "<IIIIIIIIII"
     file.check(count == 0 or entry == (64 if wide else 40), "the size of a section header", entry)
     headers = file.table(layout, table, count)

@@ -117,7 +117,7 @@ class Bytes:
 
     def take(self, at: int, size: int) -> bytes:
         self.check(
-            0 <= at and 0 <= size and at + size <= len(self.data),
+            at >= 0 and size >= 0 and at + size <= len(self.data),
             f"{size} bytes at {at}", f"a file of {len(self.data)} bytes",
         )  # fmt: skip
         return self.data[at : at + size]

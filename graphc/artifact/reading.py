@@ -10,6 +10,7 @@ from graphc.artifact.coff import COFF_MACHINES, read_coff
 from graphc.artifact.elf import read_elf
 from graphc.artifact.macho import read_macho
 from graphc.artifact.model import ObjectFile, damaged
+from graphc.artifact.pe import read_pe
 from graphc.artifact.wasm import read_wasm
 
 
@@ -27,15 +28,19 @@ def read_object(data: bytes) -> ObjectFile:
         return read_wasm(data)
     if data[:4] == b"\xcf\xfa\xed\xfe":
         return read_macho(data)
+    if data[:2] == b"MZ":
+        return read_pe(data)
     if len(data) >= 20 and int.from_bytes(data[:2], "little") in COFF_MACHINES:
         return read_coff(data)
     raise damaged(
-        "object", "an ELF, COFF, Mach-O or WebAssembly file", f"bytes that begin with {data[:8]!r}"
+        "object", "an ELF, COFF, PE, Mach-O or WebAssembly file", f"bytes that begin with {data[:8]!r}"
     )
 
 
-def read_objects(data: bytes) -> list[tuple[str, ObjectFile]]:
-    """The objects of an archive with their names, or the one object with an empty name; raises like `read_object`."""
-    if data[: len(MAGIC)] == MAGIC:
-        return [(name, read_object(content)) for name, content in read_archive(data)]
-    return [("", read_object(data))]
+def members(data: bytes) -> list[tuple[str, bytes]]:
+    """The members of an archive with their names, or the one file with an empty name.
+
+    >>> members(b"not an archive")
+    [('', b'not an archive')]
+    """
+    return read_archive(data) if data[: len(MAGIC)] == MAGIC else [("", data)]

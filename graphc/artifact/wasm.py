@@ -10,10 +10,24 @@ from dataclasses import dataclass, field
 
 from graphc.artifact.model import Bytes, Kind, ObjectFile, Relocation, Section, Symbol
 
-_IMPORT, _FUNCTION, _GLOBAL, _EXPORT, _CODE, _DATA = 2, 3, 6, 7, 10, 11
+_IMPORT, _GLOBAL, _EXPORT, _CODE, _DATA = 2, 6, 7, 10, 11
 _NAMES_OF_SEGMENTS, _SEGMENTS, _SYMBOLS = 9, 5, 8
 _LOCAL, _HIDDEN, _UNDEFINED, _EXPLICIT = 0x2, 0x4, 0x10, 0x40
-_WITH_ADDEND = (3, 4, 5, 8, 9, 11, 14, 15, 16, 17, 21, 22, 23)  # addresses of memory, offsets in functions and sections
+_WITH_ADDEND = (
+    3,
+    4,
+    5,
+    8,
+    9,
+    11,
+    14,
+    15,
+    16,
+    17,
+    21,
+    22,
+    23,
+)  # addresses of memory, offsets in functions and sections
 _KINDS: dict[int, Kind] = {0: "function", 1: "data"}
 _KIND_NAMES = ("function", "table", "memory", "global", "tag")
 
@@ -100,6 +114,8 @@ class Module:
     segment_names: dict[int, str] = field(default_factory=dict)
     symbols: list[Symbol] | None = None
     relocations: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    own_globals: list[bool] = field(default_factory=list)  # whether each can be changed
+    order: list[int] = field(default_factory=list)  # the kinds of all sections
 
     def imported(self, kind: str) -> list[str]:
         return [name for which, name in self.imports if which == kind]
@@ -107,6 +123,11 @@ class Module:
 
 def read_wasm(data: bytes) -> ObjectFile:
     """The object or module in these bytes; raises `ArtifactError` where it is damaged."""
+    return _as_object(read_module(data))
+
+
+def read_module(data: bytes) -> Module:
+    """The parts of the module in these bytes; raises `ArtifactError` where it is damaged."""
     file = Bytes(data, "WebAssembly module")
     magic, version = file.unpack("<4sI", 0)
     file.check((magic, version) == (b"\0asm", 1), "version 1 of the format", f"version {version}")
@@ -124,6 +145,12 @@ def read_wasm(data: bytes) -> ObjectFile:
             for _ in range(part.count()):
                 name, which, index = part.text(), part.byte(), part.number()
                 module.exports.append((_kind(part, which), name, index))
+        elif kind == _GLOBAL:
+            for _ in range(part.count()):
+                part.byte()
+                module.own_globals.append(part.byte() == 1)
+                while part.byte() != 0x0B:  # its value: one constant
+                    part.signed()
         elif kind == _CODE:
             module.code_start, module.code = part.at, file.part(part.at, part.end - part.at)
             for _ in range(part.count()):
@@ -141,7 +168,8 @@ def read_wasm(data: bytes) -> ObjectFile:
                 _relocations(part, module)
     if symbols is not None:
         _symbols(symbols, module)
-    return _as_object(module, order)
+    module.order = order
+    return module
 
 
 def _kind(part: Cursor, which: int) -> str:
@@ -227,14 +255,20 @@ def _symbols(part: Cursor, module: Module) -> None:
                 name = part.text()
             if kind == 0 and not undefined:
                 body = index - len(functions)
-                part.file.check(0 <= body < len(module.bodies), f"one of {len(module.bodies)} functions", body)
+                part.file.check(
+                    0 <= body < len(module.bodies), f"one of {len(module.bodies)} functions", body
+                )
                 section, (offset, size) = 0, module.bodies[body]
         elif kind == 1:
             name = part.text()
             if not undefined:
                 segment, offset, size = part.number(), part.number(), part.number()
-                part.file.check(segment < len(module.segments), f"one of {len(module.segments)} segments", segment)
-                part.file.check(offset + size <= len(module.segments[segment][1]), "a symbol within its segment", name)
+                part.file.check(
+                    segment < len(module.segments), f"one of {len(module.segments)} segments", segment
+                )
+                part.file.check(
+                    offset + size <= len(module.segments[segment][1]), "a symbol within its segment", name
+                )
                 section = 1 + segment
         else:
             part.file.check(kind == 3, "a kind of symbol", kind)
@@ -255,22 +289,24 @@ def _relocations(part: Cursor, module: Module) -> None:
         module.relocations.append((target, offset, symbol, addend, kind))
 
 
-def _as_object(module: Module, order: list[int]) -> ObjectFile:
+def _as_object(module: Module) -> ObjectFile:
     sections = [Section("code", 0, len(module.code), module.code, True, False, True)]
     for number, (address, content) in enumerate(module.segments):
         name = module.segment_names.get(number, f"data segment {number}")
         # memory has no protection there: what a segment is for is its name's word
-        constant = name.startswith((".rodata", ".tdata")) and not name.startswith(".tdata")
+        constant = name.startswith(".rodata")
         sections.append(Section(name, address, len(content), content, True, not constant, False))
     linked = module.symbols is None
     if module.symbols is not None:
         symbols = list(module.symbols)
         known = {s.name for s in symbols}
         # the linker gives the memory and the table, which are no symbols
-        symbols += [Symbol(name, "other", False, None, 0, 0, True) for _, name in module.imports if name not in known]
+        symbols += [
+            Symbol(name, "other", False, None, 0, 0, True) for _, name in module.imports if name not in known
+        ]
     else:
         symbols = _exported(module)
-    kinds = {number: kind for number, kind in enumerate(order)}
+    kinds = dict(enumerate(module.order))
     relocations = [
         Relocation(0, offset, symbol, addend, kind)
         for target, offset, symbol, addend, kind in module.relocations
@@ -286,5 +322,7 @@ def _exported(module: Module) -> list[Symbol]:
         section, offset, size = None, 0, 0
         if kind == "function" and 0 <= index - functions < len(module.bodies):
             section, (offset, size) = 0, module.bodies[index - functions]
-        symbols.append(Symbol(name, "function" if kind == "function" else "other", True, section, offset, size, False))
+        symbols.append(
+            Symbol(name, "function" if kind == "function" else "other", True, section, offset, size, False)
+        )
     return symbols
