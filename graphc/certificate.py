@@ -365,7 +365,7 @@ def _lines(c: Certificate) -> list[str]:
 def _entry_table(c: Certificate) -> list[str]:
     head = ("entry", "stack", "workspace", "arguments", "updated", "outputs", "constants", "operations", "bytes moved",
             "iterations")  # fmt: skip
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, e in c.entries.items():
         counted = e.counted
         depth = (

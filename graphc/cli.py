@@ -1,4 +1,5 @@
-"""The command `graphc`: run passes on graphs in text form, run graphs on arrays, show the ops and the installation.
+"""The command `graphc`: run passes on graphs in text form, run graphs on arrays, show the ops and the installation;
+`cli_build` and `cli_reduce` add commands of their own.
 
 In: arguments, `.gir` and `.npz` files, standard input. Out: text or files; what is wrong goes to standard error in
 one line (``GRAPHC_DEBUG=1`` shows the traceback), with status 1, or 2 where the command line itself is wrong.
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from graphc import __version__
+from graphc.cli_build import add_build
 from graphc.cli_inspect import add_inspect
 from graphc.cli_reduce import add_reduce
 from graphc.config import VARIABLES
@@ -107,13 +109,14 @@ def _fail(message: str, status: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="graphc",
-        description="A compiler for neural networks: look into its graphs, change them, run them.",
+        description="A compiler for neural networks: look into its graphs, change them, run them, build libraries of them.",
         epilog="graphc COMMAND --help shows the options of a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"graphc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_opt(commands)
     _add_run(commands)
+    add_build(commands)
     add_reduce(commands)
     add_inspect(commands)
     ops = commands.add_parser(
@@ -395,7 +398,7 @@ def _row(op: OpDef) -> tuple[str, str, str, str, str]:
 def _info(arguments: argparse.Namespace) -> int:
     import llvmlite.binding as llvm
 
-    from graphc.codegen.target import TARGETS, host_target
+    from graphc.codegen.target import EVERY_LEVEL, TARGETS, host_target
     from graphc.ir.types import f32
     from graphc.program import object_cache
 
@@ -421,7 +424,7 @@ def _info(arguments: argparse.Namespace) -> int:
     for known in (target, *TARGETS.values()):
         registers = known.vector_registers if known.vector_bits else "-"
         print(f"{known.name:<20} {known.triple:<30} {known.lanes(f32):>9} {registers:>9}")
-    print()
+    print(f"\nfor graphc build, with code for every level of their family: {', '.join(EVERY_LEVEL)}\n")
     for variable, meaning in VARIABLES.items():
         print(f"{variable:<20} {os.environ.get(variable, '(not set)')}\n{'':<20} {meaning}")
     return 0

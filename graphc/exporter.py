@@ -26,7 +26,6 @@ from graphc.frontend.tracer import argument_names
 from graphc.frontend.tree import flatten
 from graphc.ir.cost import plan_bytes_moved, plan_iterations, plan_operations
 from graphc.ir.graph import Builder, Graph
-from graphc.ir.loc import here
 from graphc.ir.types import TensorType, dtype_of
 from graphc.program import Donated, lower_to_plan
 from graphc.runtime.abi import EntryCost, LibraryInfo, identifier
@@ -181,7 +180,7 @@ def _checked_name(name: object, symbol: str, what: str) -> None:
     """Raises `ArgumentError` where C code can't have `symbol`, which is made of the name."""
     if not isinstance(name, str) or not is_c_name(symbol):
         raise ArgumentError(
-            f"{here().prefix}export: {what}: expected a name for C and C++ (letters, digits and single underscores, "
+            f"export: {what}: expected a name for C and C++ (letters, digits and single underscores, "
             f"a letter first, no keyword or function of their libraries), got {name!r}"
         )
 
@@ -450,7 +449,8 @@ def _files(
             work.notes.append(f"{file}: {problem}")
     if "readme" in wanted:
         what = {"object": "the code", "static": "the same as a static library", "shared": "the same as a shared library",
-                "header": "its C header", "certificate": "what the object was found to keep, read from its bytes", "llvm": "its LLVM IR", "asm": "its assembly"}  # fmt: skip
+                "header": "its C header", "certificate": "what the object keeps, read from its bytes",
+                "llvm": "its LLVM IR", "asm": "its assembly"}  # fmt: skip
         listed = {paths[kind]: what[kind] for kind in wanted if kind in paths}
         text = header.readme_text(work.info, work.docs, listed, work.notes)
         write("readme", "README.md", text.encode())

@@ -55,7 +55,7 @@ BINARY += " greater_equal logical_and logical_or logical_xor"
 
 
 @pytest.mark.parametrize("name", BINARY.split())
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int32, np.uint32, np.uint8])
 def test_binary_functions_broadcast_and_agree_with_numpy(name: str, dtype: type) -> None:
     if np.dtype(dtype).kind == "f":
         a, b = real(4, 1, dtype=dtype), real(3, low=0.5, dtype=dtype)
@@ -89,11 +89,19 @@ def test_binary_functions_of_bools_agree_with_numpy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bitwise_and", "bitwise_or", "bitwise_xor"])
-@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32, np.uint8, np.bool_])
 def test_bitwise_functions_agree_with_numpy(name: str, dtype: type) -> None:
     a, b = whole(3, 4, low=0, dtype=dtype), whole(4, low=0, dtype=dtype)
     check(run(getattr(F, name), a, b), getattr(np, name)(a, b))
     check(run(F.bitwise_invert, a), np.invert(a))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32, np.uint8])
+def test_shifts_agree_with_numpy_beyond_the_width_too(dtype: type) -> None:
+    a, b = whole(3, 70, dtype=dtype), np.arange(70).astype(dtype)
+    check(run(F.bitwise_left_shift, a, b), np.left_shift(a, b))
+    check(run(lambda x, y: x >> y, a, b), np.right_shift(a, b))
+    check(run(lambda x: np.left_shift(x, 3) | 1 << x, a), np.left_shift(a, 3) | np.left_shift(dtype(1), a))
 
 
 UNARY: dict[str, tuple[float, float]] = {
@@ -524,9 +532,11 @@ ERRORS: list[tuple[Function, type[GraphcError], str]] = [
     (lambda x: F.pad(x, -1), ShapeError, r"pad: expected non-negative widths for 2 axes, got -1"),
     (lambda x: F.pad(x, 1, mode="edge"), DTypeError, r"pad: expected mode 'constant', got 'edge'"),
     (lambda x: F.zeros((2, -1)), ShapeError, r"zeros: expected a shape of non-negative integers, got \[2, -1\]"),
-    (lambda x: F.zeros((2,), dtype="f16"), DTypeError, r"zeros: expected one of f64, f32, i64, i32, u8, bool, got f16"),
+    (lambda x: F.zeros((2,), dtype="f16"), DTypeError, r"zeros: expected one of f64, f32, i64, i32, u32, u8, bool, got f16"),
     (lambda x: x.astype("text"), DTypeError, r"astype: expected a data type, got 'text'"),
     (lambda x: F.arange(x[0, 0]), TraceError, r"arange: stop: expected a Python number, got the traced"),
+    (lambda x: x << 2, DTypeError, r"bitwise_left_shift: expected integers, got f32"),
+    (lambda x: (x > 0) >> (x > 1), DTypeError, r"bitwise_right_shift: expected integers, got bool"),
     (lambda x: x & x, DTypeError, r"bitwise_and: expected integers or bools, got f32"),
     (lambda x: -(x > 0), DTypeError, r"negative: expected numbers, got bools; use logical_not"),
     (lambda x: (x > 0) - (x > 1), DTypeError, r"subtract: expected numbers, got bools"),
@@ -562,5 +572,5 @@ def test_array_functions_outside_of_a_trace_say_what_to_do() -> None:
 
 
 def test_names_lists_every_function() -> None:
-    assert len(set(F.NAMES)) == len(F.NAMES) == 114
+    assert len(set(F.NAMES)) == len(F.NAMES) == 116
     assert all(callable(getattr(F, name)) and getattr(F, name).__doc__ for name in F.NAMES)

@@ -5,7 +5,7 @@ entered with, and its calls, each with the depth that it is made at. Compilers l
 
 A depth is proved or the function is refused: where the stack pointer becomes anything but its entry value minus a
 constant (or that rounded down), where two paths meet at different depths, or where a jump's target is not in the code.
-What each instruction does to the pointer is the machine's table in `machines`; the disassembler is capstone.
+What each instruction does to the pointer is said by the processors' tables (`x86`, `arm64`, `riscv`, `thumb`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from graphc.artifact.machines import Effect, Instruction, Machine, State
+from graphc.artifact.machine import Effect, Instruction, Machine, State
 from graphc.artifact.model import ObjectFile, Relocation
 from graphc.errors import ArtifactError
 

@@ -40,8 +40,8 @@ def read_macho(data: bytes) -> ObjectFile:
                 sections.append(found)
                 places.append(place)
         elif command == _SYMBOL_TABLE:
-            first, number, names, length = file.unpack("<IIII", at + 8)
-            table = (first, number, names, length)
+            first, number, start, length = file.unpack("<IIII", at + 8)
+            table = (first, number, start, length)
         at += size
     first, number, names_at, length = table
     names = Bytes(file.part(names_at, length), file.what)

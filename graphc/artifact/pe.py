@@ -19,10 +19,9 @@ def read_pe(data: bytes) -> ObjectFile:
     """The library or program in these bytes; raises `ArtifactError` where it is damaged or not 64-bit."""
     file = Bytes(data, "PE file")
     (start,) = file.unpack("<I", 60)
-    mark, machine, count, _, _, _, optional, _ = file.unpack("<4sHHIIIHH", start)
-    file.check(
-        mark == b"PE\0\0" and machine in COFF_MACHINES, "an x86 or Arm program of Windows", f"{mark!r}"
-    )
+    _, machine, count, _, _, _, optional, _ = file.unpack("<IHHIIIHH", start)
+    mark = file.take(start, 4)
+    file.check(mark == b"PE\0\0" and machine in COFF_MACHINES, "an x86 or Arm program of Windows", mark)
     header = start + 24
     (magic,) = file.unpack("<H", header)
     file.check(magic == _PLUS, "a 64-bit program", f"{magic:#x}")

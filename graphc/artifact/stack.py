@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from graphc.artifact.arm64 import Arm64
+from graphc.artifact.disassembler import MissingDisassembler
 from graphc.artifact.frames import Code, Frame, Place
-from graphc.artifact.machines import MissingDisassembler, machine_of
+from graphc.artifact.machine import Machine
 from graphc.artifact.model import ObjectFile
+from graphc.artifact.riscv import RiscV
+from graphc.artifact.thumb import Thumb
 from graphc.artifact.wasm import read_module
 from graphc.artifact.wasm_code import wasm_frames
+from graphc.artifact.x86 import X86
 from graphc.errors import ArtifactError
+
+_MACHINES: dict[str, Machine] = {"x86_64": X86(), "aarch64": Arm64(), "riscv": RiscV(), "arm": Thumb()}
 
 
 @dataclass
@@ -43,7 +50,7 @@ def read_code(data: bytes, file: ObjectFile) -> CodeReport:
     {'f': 256}
     """
     report = CodeReport()
-    machine = machine_of(file.machine)
+    machine = _MACHINES.get(file.machine)
     if (file.machine == "riscv" and file.bits == 32) or (machine is None and file.format != "wasm"):
         report.unread = f"code of {file.machine} is not read"
         return report

@@ -129,8 +129,8 @@ def read_wasm(data: bytes) -> ObjectFile:
 def read_module(data: bytes) -> Module:
     """The parts of the module in these bytes; raises `ArtifactError` where it is damaged."""
     file = Bytes(data, "WebAssembly module")
-    magic, version = file.unpack("<4sI", 0)
-    file.check((magic, version) == (b"\0asm", 1), "version 1 of the format", f"version {version}")
+    _, version = file.unpack("<II", 0)
+    file.check(data[:4] == b"\0asm" and version == 1, "version 1 of the format", f"version {version}")
     module = Module()
     top = Cursor(file, 8)
     order: list[int] = []  # of all sections: the kind, which is what relocations count by

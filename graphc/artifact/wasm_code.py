@@ -97,9 +97,9 @@ class _Function:
             if op == _LOCAL_SET and values:
                 values.pop()
         elif op == _GLOBAL_SET and operand == self.pointer:
-            kind, value = values.pop() if values else ("unknown", 0)
+            kind, place = values.pop() if values else ("unknown", 0)
             if kind == "stack":
-                depth = value
+                depth = place
             elif last:
                 raise ArtifactError(
                     f"{self.frame.name}: expected the stack pointer to change by constants, got another value at {at:#x}"

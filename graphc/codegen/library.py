@@ -213,6 +213,10 @@ def _run(info: ProgramInfo, target: Target) -> str:
             lines.append(f"  {name}.at = getelementptr i8, ptr %{block}, i64 {position * word}")
             lines.append(f"  {name} = load ptr, ptr {name}.at, align {word}")
     for i, j in info.donated:
+        if info.inputs[i].size:  # a pointer that is missing is told as that
+            lines.append(f"  %null{j} = icmp eq ptr %input{i}, null")
+            lines.append(f"  br i1 %null{j}, label %status1, label %there{j}")
+            lines.append(f"there{j}:")
         lines.append(f"  %apart{j} = icmp ne ptr %input{i}, %output{j}")
         lines.append(f"  br i1 %apart{j}, label %status3, label %same{j}")
         lines.append(f"same{j}:")

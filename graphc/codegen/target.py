@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple
 
 from graphc.config import config
 from graphc.errors import TargetError
-from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
 
 Native = frozenset[tuple[str, DType]]
 
 _SERIAL: Mapping[str, tuple[str, ...]] = MappingProxyType({"parallel": (), "block": (), "thread": ()})
 _FLAT: Mapping[str, int] = MappingProxyType({"global": 0, "stack": 0, "shared": 0})
-_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u8, bool_))
+_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u32, u8, bool_))
 _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )
@@ -179,12 +179,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
 
 
 # Targets of exported libraries that hold a body for each level of their family, and choose by the caller's context
-_EVERY_LEVEL = {
+EVERY_LEVEL = {
     "x86-64-any": "x86-64",
     "x86_64-pc-windows-msvc": "x86_64-pc-windows-msvc",
     "x86_64-apple-macosx": "x86_64-apple-macosx",
 }
-EXPORT_TARGETS = (*_EVERY_LEVEL, *(name for name in TARGETS if name not in _EVERY_LEVEL))
+EXPORT_TARGETS = (*EVERY_LEVEL, *(name for name in TARGETS if name not in EVERY_LEVEL))
 
 
 class Host(NamedTuple):
@@ -300,9 +300,9 @@ def export_targets(name: str) -> tuple[Target, ...]:
         name = _name_of_host()
     if name not in EXPORT_TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(EXPORT_TARGETS)}, got {name!r}")
-    if name not in _EVERY_LEVEL:
+    if name not in EVERY_LEVEL:
         return (TARGETS[name],)
-    base = TARGETS[_EVERY_LEVEL[name]]
+    base = TARGETS[EVERY_LEVEL[name]]
     levels = [base]
     for wide in (TARGETS["x86-64-v3"], TARGETS["x86-64-v4"]):
         attributes = f'"target-cpu"="{wide.cpu}" {wide.function_attributes}'.rstrip()

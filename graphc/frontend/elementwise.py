@@ -284,6 +284,24 @@ def bitwise_xor(x1: ArrayLike, x2: ArrayLike) -> Array:
     return _bitwise("bitwise_xor", "xor", x1, x2)
 
 
+def _shift(name: str, op: str, x1: ArrayLike, x2: ArrayLike) -> Array:
+    call = Call(name)
+    a, b = call.operands(x1, x2)
+    if not a.dtype.is_integer:
+        raise call.error(DTypeError, f"expected integers, got {a.dtype.name}")
+    return call.wrap(getattr(call.build, op)(a, b))
+
+
+def bitwise_left_shift(x1: ArrayLike, x2: ArrayLike) -> Array:
+    """The bits of `x1` moved up by `x2` places; by the type's width or more, all of them move out."""
+    return _shift("bitwise_left_shift", "shl", x1, x2)
+
+
+def bitwise_right_shift(x1: ArrayLike, x2: ArrayLike) -> Array:
+    """The bits of `x1` moved down by `x2` places; signed integers keep their sign."""
+    return _shift("bitwise_right_shift", "shr", x1, x2)
+
+
 def bitwise_invert(x: ArrayLike) -> Array:
     """All bits turned; of a bool, whether it is false."""
     return _bitwise("bitwise_invert", "not_", x)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
@@ -243,11 +243,26 @@ class Module:
         """Pairs of name and trained array, as PyTorch's method of this name."""
         return iter(self.parameters.items())
 
-    def init(self, seed: int = DEFAULT_SEED) -> Self:
+    @overload
+    def init(self, seed: int = DEFAULT_SEED) -> Self: ...
+
+    @overload
+    def init(self, seed: Array) -> tuple[dict[str, Array], dict[str, Array]]: ...
+
+    def init(self, seed: int | Array = DEFAULT_SEED) -> Self | tuple[dict[str, Array], dict[str, Array]]:
         """Draws every parameter anew from a seed and gives the model back.
 
-        Raises `ArgumentError` where the seed is not an integer of at least 0.
+        In traced code `seed` may be a key (`graphc.random.key`): then nothing changes, and the drawn parameters and
+        the buffers are given as two dicts of traced arrays, as `apply` takes them. Keys draw from the same
+        distributions as seeds, not the same numbers. Raises `ArgumentError` where the seed is not an integer of at
+        least 0.
         """
+        if isinstance(seed, Array):
+            drawn = {n: (e, e.traced(seed, stream)) for stream, (n, e) in enumerate(self.entries.items())}
+            return (
+                {n: values for n, (e, values) in drawn.items() if e.trained},
+                {n: values for n, (e, values) in drawn.items() if not e.trained},
+            )
         for stream, entry in enumerate(self.entries.values()):
             entry.initialize(seed, stream)
         return self

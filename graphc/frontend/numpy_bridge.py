@@ -30,6 +30,8 @@ _UFUNC_NAMES: dict[str, str] = {  # NumPy's name where it is not ours
     "rint": "round",
     "invert": "bitwise_invert",
     "bitwise_not": "bitwise_invert",
+    "left_shift": "bitwise_left_shift",
+    "right_shift": "bitwise_right_shift",
     "conjugate": "positive",
 }
 _UFUNCS = (

@@ -22,7 +22,7 @@ Generated from the registry by `python -m graphc.ir.opdocs > docs/ops.md`: do no
 
 A *pointwise* op states the diagonal of its Jacobian for each operand: the cotangent is multiplied with it element by
 element. Any other differentiable op states its *adjoint*, made of registered ops. Either way a derivative can be
-differentiated again. Operands are called $x$, $y$, $z$ (of `select`: $c$, $x$, $y$) and the result $r$; $[x < y]$ is the
+differentiated again. Operands are called $x$, $y$, $z$, $w$ (of `select`: $c$, $x$, $y$) and the result $r$; $[x < y]$ is the
 truth of what stands in brackets. Constants are weak: they take the type of what they are combined with.
 """
 
@@ -128,7 +128,7 @@ def operand_names(op: OpDef) -> tuple[str, ...]:
         return ("c", "x", "y")
     if op.arity is None:
         return (r"x_1, \dots, x_n",)
-    return ("x", "y", "z")[: op.arity]
+    return ("x", "y", "z", "w")[: op.arity]
 
 
 def formula(op: OpDef) -> str:

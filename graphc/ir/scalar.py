@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from graphc.ir import threefry
 from graphc.ir.types import DType
 
 Number = int | float | bool
@@ -153,6 +154,13 @@ def _table() -> dict[str, Primitive]:
     add("not", 1, np.invert, r"\neg {0}")
     add("shl", 2, np.left_shift, r"{0} \ll {1}")
     add("shr", 2, np.right_shift, r"{0} \gg {1}")  # arithmetic for signed, logical for unsigned
+    for word in (0, 1):
+        add(
+            f"threefry{word}",
+            4,
+            lambda *words, word=word: threefry.block(*words)[word],
+            rf"\operatorname{{{{threefry}}}}_{word}\left({{0}}, {{1}}; {{2}}, {{3}}\right)",
+        )
     add("select", 3, np.where, r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}")
     for name, fn, latex in (
         ("exp", np.exp, "e^{{{0}}}"),
@@ -178,6 +186,8 @@ def _table() -> dict[str, Primitive]:
 
 
 PRIMITIVES = _table()
+# What costs more than a load, besides transcendentals.
+COSTLY = frozenset({"div", "sqrt", "floordiv", "mod", "threefry0", "threefry1"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -179,9 +179,10 @@ class LibraryInfo:
             entries = {str(name): ProgramInfo._of(entry) for name, entry in data["entries"].items()}
             costs = {
                 str(name): EntryCost(
-                    *(int(cost[key]) for key in ("operations", "bytes_moved")),
-                    iterations=None if cost["iterations"] is None else int(cost["iterations"]),
-                    constant_bytes=int(cost["constant_bytes"]),
+                    int(cost["operations"]),
+                    int(cost["bytes_moved"]),
+                    None if cost["iterations"] is None else int(cost["iterations"]),
+                    int(cost["constant_bytes"]),
                 )
                 for name, cost in data.get("costs", {}).items()
             }

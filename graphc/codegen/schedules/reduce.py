@@ -36,7 +36,7 @@ from graphc.ir.kernel import (
     store,
 )
 from graphc.ir.ops.reduce import identity
-from graphc.ir.scalar import PRIMITIVES
+from graphc.ir.scalar import COSTLY, PRIMITIVES
 from graphc.ir.types import DType
 
 # (index of the row's lane, lane), both None where a row has all lanes to itself
@@ -399,7 +399,7 @@ def _accumulate(node: Node, cells: tuple[Buffer, ...], value: Expr, position: Ex
 def _is_expensive(node: Node) -> bool:
     """True of what costs more than a store and a load: transcendentals, divisions, roots, gathers."""
     name = node.op.name
-    if name in ("div", "sqrt", "floordiv", "mod", "gather"):
+    if name in COSTLY or name == "gather":
         return True
     primitive = PRIMITIVES.get(name)
     return "pointwise" in node.op.traits and (primitive is None or primitive.transcendental)

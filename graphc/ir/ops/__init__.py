@@ -11,6 +11,8 @@ from graphc.ir.ops.indexing import scatter_add as scatter_add
 from graphc.ir.ops.pointwise import cast as cast
 from graphc.ir.ops.pointwise import mul as mul
 from graphc.ir.ops.pointwise import select as select
+from graphc.ir.ops.random import threefry0 as threefry0
+from graphc.ir.ops.random import threefry1 as threefry1
 from graphc.ir.ops.reduce import reduce_sum as reduce_sum
 from graphc.ir.ops.view import broadcast as broadcast
 from graphc.ir.ops.view import concat as concat

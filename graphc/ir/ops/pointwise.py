@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
-from graphc.ir.opdef import ANY, LOGIC, NUMBERS, OpDef, Sample, check_dtype, pointwise, register, span
+from graphc.ir.opdef import (
+    ANY,
+    INTEGERS,
+    LOGIC,
+    NUMBERS,
+    OpDef,
+    Sample,
+    check_dtype,
+    pointwise,
+    register,
+    span,
+)
 from graphc.ir.scalar import cast_numpy
 from graphc.ir.types import DType, TensorType, f64, i32
 
@@ -105,6 +116,24 @@ and_ = pointwise("and", lambda s, x, y: x & y, ref=np.bitwise_and, dtypes=LOGIC,
 or_ = pointwise("or", lambda s, x, y: x | y, ref=np.bitwise_or, dtypes=LOGIC, no_derivative=_LOGIC)
 xor = pointwise("xor", lambda s, x, y: x ^ y, ref=np.bitwise_xor, dtypes=LOGIC, no_derivative=_LOGIC)
 not_ = pointwise("not", lambda s, x: ~x, ref=np.invert, dtypes=LOGIC, no_derivative=_LOGIC)
+shl = pointwise(
+    "shl",
+    expr=lambda s, x, y: x << y,
+    ref=np.left_shift,
+    samples=span((-99, 99), (0, 9)),
+    dtypes=INTEGERS,
+    doc="The bits moved up; by the type's width or more, or by less than 0, all of them move out.",
+    no_derivative=_LOGIC,
+)
+shr = pointwise(
+    "shr",
+    expr=lambda s, x, y: x >> y,
+    ref=np.right_shift,
+    samples=span((-99, 99), (0, 9)),
+    dtypes=INTEGERS,
+    doc="The bits moved down, copies of the sign following in signed types; by the width or more, all of them move out.",
+    no_derivative=_LOGIC,
+)
 
 select = pointwise(
     "select",
