@@ -15,12 +15,14 @@ import numpy as np
 
 from graphc.compiler import CompiledFunction
 from graphc.errors import ArgumentError
+from graphc.frontend import functions as F
+from graphc.frontend import random
 from graphc.frontend.array import Array
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import function_name, type_of
 from graphc.ir.graph import Graph
-from graphc.ir.types import TensorType
+from graphc.ir.types import TensorType, dtype_of, i64
 from graphc.training import Metrics, Scalar, Task, chosen_metrics
 
 Arrays = dict[str, Array]
@@ -106,15 +108,16 @@ def training_entries(
     *,
     metrics: Metrics = None,
 ) -> dict[str, Entry]:
-    """The usual entries of a model: `predict`, `loss`, `grads` and `train_step`.
+    """The usual entries of a model: `init`, `predict`, `loss`, `grads` and `train_step`.
 
-    `batch` is the types (or examples) of one batch of inputs and targets. Weights, buffers and the optimiser's state
-    are arguments, each by its name (``params.0.weight``, ``state.momentum.0.weight``); `train_step` updates them in
-    place. `metrics` are as those of `fit`, computed beside the loss. Raises `ArgumentError` where the batch is no pair.
+    `init` draws weights from a seed and gives the optimiser's first state. `batch` is the types (or examples) of one
+    batch of inputs and targets. Weights, buffers and the optimiser's state are arguments, each by its name
+    (``params.0.weight``, ``state.momentum.0.weight``); `train_step` updates them in place. `metrics` are as those of
+    `fit`, computed beside the loss. Raises `ArgumentError` where the batch is no pair.
 
     >>> from graphc import f32, i32, nn, optim
     >>> list(training_entries(nn.Linear(4, 2), nn.cross_entropy, optim.SGD(0.1), (f32[8, 4], i32[8])))
-    ['predict', 'loss', 'grads', 'train_step']
+    ['init', 'predict', 'loss', 'grads', 'train_step']
     """
     if not isinstance(batch, tuple) or len(batch) != 2 or any(type_of(part) is None for part in batch):
         raise ArgumentError(
@@ -124,14 +127,18 @@ def training_entries(
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
-    state = {
-        name: TensorType(type_of(array).dtype, array.shape)  # type: ignore[union-attr]  # arrays have types
-        for name, array in optimizer.init(
-            {n: np.zeros(t.shape, t.dtype.numpy) for n, t in params.items()}
-        ).items()
-    }
+    first_state = optimizer.init({n: np.zeros(t.shape, t.dtype.numpy) for n, t in params.items()})
+    state = {name: TensorType(dtype_of(array.dtype), array.shape) for name, array in first_state.items()}
     rate = TensorType(model.dtype, ())
     task = Task(model, loss, optimizer, chosen_metrics(metrics))
+
+    def init(seed: Array) -> dict[str, object]:
+        new_params, new_buffers = model.init(random.key(seed))
+        return {
+            "params": new_params,
+            "buffers": new_buffers,
+            "state": {n: F.asarray(a) for n, a in first_state.items()},
+        }
 
     def predict(params: Arrays, buffers: Arrays, x: Array) -> Arrays:
         return {"prediction": task.predict(params, buffers, x)}
@@ -148,6 +155,7 @@ def training_entries(
 
     numbers = " and ".join(("loss", *task.metrics))
     return {
+        "init": Entry(init, (i64[()],), doc="First weights, drawn from a seed, and the first state of the optimiser."),
         "predict": Entry(predict, (params, buffers, x), doc="What the model predicts for a batch."),
         "loss": Entry(task.evaluate, (params, buffers, x, y), doc=f"The {numbers} of a batch, without a step."),
         "grads": Entry(grads, (params, buffers, x, y),

@@ -24,7 +24,7 @@ from graphc.codegen.object import undefined_symbols, writable_sections
 from graphc.codegen.target import EXPORT_TARGETS, TARGETS, export_targets, host_target
 from graphc.errors import ArgumentError, ArtifactError, CompileError, TargetError, TraceError
 from graphc.exporter import EMITS, Exported, export
-from graphc.ir.types import bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import bool_, f32, f64, i32, i64, u8, u32
 from graphc.runtime.abi import MAGIC, STATUS, VERSION, LibraryInfo, find_info
 from graphc.runtime.c_names import c_names, is_c_name
 from graphc.runtime.library import Context, load
@@ -110,7 +110,15 @@ def test_headers_are_clean_under_strict_flags(mlp: Made, compiler: str, kind: st
 def test_the_readme_has_a_program_that_compiles_and_runs(mlp: Made) -> None:
     text = (mlp.folder / "README.md").read_text()
     (program,) = re.findall(r"```c\n(.*?)```", text, flags=re.S)
-    assert run_program(compile_c(mlp.folder, program, "mlp.o")) == "prediction[0] = 0\n"
+    said = run_program(compile_c(mlp.folder, program, "mlp.o")).splitlines()
+    assert [line.partition(":")[0] for line in said] == [f"mlp_{e}" for e in mlp.result.info.entries]
+    assert (
+        float(said[0].rpartition(" ")[2]) != 0
+    )  # the weights that init drew, with which the others were called
+    assert (
+        said[2] == said[3].replace("grads", "loss")
+        and "/* to be filled in: seed, x, y, learning_rate */" in program
+    )
     assert "cc main.c mlp.o -o main" in text
 
 
@@ -133,7 +141,8 @@ def test_two_libraries_are_used_in_one_program(tmp_path: Path) -> None:
 @with_compilers
 def test_every_data_type_and_awkward_names_compile(tmp_path: Path) -> None:
     arguments = {
-        "new": f64[2], "gamma": f32[3], "workspace": i64[()], "X": i32[2], "x": u8[2], "y1": bool_[2], "0.weight": f32[2],
+        "new": f64[2], "u": u32[2], "gamma": f32[3], "workspace": i64[()], "X": i32[2], "x": u8[2], "y1": bool_[2],
+        "0.weight": f32[2],
         "λ": f32[2], "a-b": f32[2], "a_b": f32[2], "empty": f32[0], "status": f32[1], "_": f32[1], "__x": f32[1],
         "comment */ /* \\": f32[1],
     }  # fmt: skip
@@ -160,7 +169,7 @@ def seen(file: Path, *options: str) -> list[str]:
 def test_nothing_but_the_prefix_is_seen(mlp: Made) -> None:
     wanted = symbols(mlp.result.info)
     assert wanted == sorted(
-        [f"mlp_{e}{r}" for e in ("predict", "loss", "grads", "train_step") for r in ("", "_run")]
+        [f"mlp_{e}{r}" for e in ("init", "predict", "loss", "grads", "train_step") for r in ("", "_run")]
         + ["mlp_cpu", "mlp_info", "mlp_strerror"]
     )
     assert seen(mlp.folder / "mlp.o", "-g", "--defined-only") == wanted
@@ -275,7 +284,7 @@ def test_a_library_says_what_it_is(mlp: Made) -> None:
     info = mlp.result.info
     assert info == find_info(mlp.result.files["object"].read_bytes())
     assert info.made_by == f"graphc {graphc.__version__}"
-    assert list(info.entries) == ["predict", "loss", "grads", "train_step"]
+    assert list(info.entries) == ["init", "predict", "loss", "grads", "train_step"]
     step = info.entries["train_step"]
     assert [a.name for a in step.outputs] == [*(a.name for a in step.inputs[:8]), "loss", "accuracy"]
     assert step.donated == tuple((i, i) for i in range(8)) and step.own_outputs == (8, 9)

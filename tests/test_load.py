@@ -18,7 +18,7 @@ from graphc import nn, optim
 from graphc.codegen.target import host_target
 from graphc.errors import ArgumentError, ArtifactError, DTypeError, ShapeError, TargetError
 from graphc.exporter import export
-from graphc.ir.types import f32, i32
+from graphc.ir.types import f32, i32, i64
 from graphc.runtime.abi import MAGIC
 from graphc.runtime.library import load
 
@@ -113,6 +113,28 @@ def test_donated_arrays_are_updated_in_place(mlp: Path, arrays: dict[str, dict[s
     assert list(out)[-1] == "loss" and out["loss"].shape == ()
 
 
+def test_a_seed_gives_the_weights_that_python_draws(mlp: Path) -> None:
+    library = load(mlp)
+    model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
+    draw = graphc.compile(lambda seed: model.init(graphc.random.key(seed))[0], i64[()])
+    for seed in (0, 7, 2**40 + 3):
+        out, expected = library.init(seed), draw(seed)
+        for name, value in expected.items():
+            np.testing.assert_allclose(out[f"params.{name}"], value, rtol=1e-6)
+        assert all((a == 0).all() for name, a in out.items() if name.startswith("state."))
+    assert (library.init(1)["params.0.weight"] != library.init(2)["params.0.weight"]).any()
+
+
+def test_a_library_starts_and_trains_by_itself(mlp: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    library = load(mlp)
+    values = library.init(seed=3)
+    losses = [
+        float(library.train_step(**values, learning_rate=0.02, x=arrays["x"], y=arrays["y"])["loss"])
+        for _ in range(60)
+    ]
+    assert losses[-1] < losses[0] / 2
+
+
 def test_calls_from_several_threads_agree(mlp: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
     predict = load(mlp).predict
     given = [*arrays["params"].values(), arrays["x"]]
@@ -151,12 +173,12 @@ def test_wrong_arguments_are_named(
 
 def test_what_a_library_shows(mlp: Path) -> None:
     library = load(mlp)
-    assert repr(library) == "<library mlp: predict, loss, grads, train_step>"
+    assert repr(library) == "<library mlp: init, predict, loss, grads, train_step>"
     assert "predict" in dir(library) and library.info.name == "mlp" and library.level in (1, 3, 4)
     assert repr(library.predict).endswith("x: float32[6,7]) -> (prediction: float32[6,3])>")
     with pytest.raises(AttributeError, match=r"<library mlp: .*> has no entry 'fit'"):
         library.fit  # noqa: B018
-    with pytest.raises(ArgumentError, match="mlp: expected a call of one of its entries predict, loss"):
+    with pytest.raises(ArgumentError, match="mlp: expected a call of one of its entries init, predict, loss"):
         library()
 
 

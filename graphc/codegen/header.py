@@ -13,8 +13,11 @@ from graphc.ir.plan import ALIGNMENT
 from graphc.runtime.abi import LEVELS, STATUS, STATUS_NAMES, VERSION, ArrayInfo, LibraryInfo, ProgramInfo
 from graphc.runtime.c_names import c_names
 
-_C_TYPES = {"float64": "double", "float32": "float", "int64": "int64_t", "int32": "int32_t", "uint8": "uint8_t",
-            "bool": "uint8_t"}  # fmt: skip
+_C_TYPES = {
+    "float64": "double", "float32": "float", "int64": "int64_t", "int32": "int32_t", "uint32": "uint32_t",
+    "uint8": "uint8_t", "bool": "uint8_t",
+}  # fmt: skip
+_MANY = 200  # arguments, beyond which a README's program would be no example any more
 
 _SHARED = f"""\
 #if defined(GRAPHC_ABI_VERSION) && GRAPHC_ABI_VERSION != {VERSION}
@@ -73,6 +76,11 @@ class _Argument:
     name: str
     info: ArrayInfo
     role: str  # "in", "out" or "in and out"
+
+    @property
+    def variable(self) -> tuple[str, str, tuple[int, ...]]:
+        """What arguments of several entries have in common if they are one array."""
+        return self.name, self.info.dtype, self.info.shape
 
     @property
     def declaration(self) -> str:
@@ -202,35 +210,57 @@ def _safe(text: str) -> str:
     return text.replace("*/", "* /").replace("/*", "/ *").replace("\n", " ").replace("\\", "/")
 
 
-def example_text(info: LibraryInfo, key: str) -> str:
-    """A C program that calls one entry on zeros and prints the first element of each result."""
-    entry = info.entries[key]
-    name, arguments = info.name, _arguments(entry)
+def example_text(info: LibraryInfo) -> str:
+    """A C program that calls the entries one after the other, and prints the first number that each gives.
+
+    Arguments of one name and size are one variable: what one entry computes is what the next ones get. Of a library
+    with very many arguments the first entry is called alone.
+    """
+    calls = [(entry, _arguments(entry)) for entry in info.entries.values()]
+    if sum(len(arguments) for _, arguments in calls) > _MANY:
+        calls = calls[:1]
+    name, align = info.name, _macro(info.name, "WORKSPACE_ALIGNMENT")
     # locals, since a variable of a file may not be called as a function that the compiler knows: gamma, y1
-    variables = c_names([a.name for a in arguments], ("memory", "beyond", "status"))
-    room = f"{workspace_macro(entry)} + {_macro(name, 'WORKSPACE_ALIGNMENT')}"
-    passed = ", ".join([*variables, "workspace", "&context"])
+    places: dict[
+        tuple[str, str, tuple[int, ...]], tuple[str, str]
+    ] = {}  # to the type, and the macro of its size
+    given: dict[tuple[str, str, tuple[int, ...]], None] = {}
+    computed: set[tuple[str, str, tuple[int, ...]]] = set()
+    for entry, arguments in calls:
+        for a in arguments:
+            size = _macro(entry.name, a.name, "SIZE") if a.info.size else "1"
+            places.setdefault(a.variable, (_C_TYPES[a.info.dtype], size))
+            if a.role != "out" and a.variable not in computed:
+                given[a.variable] = None
+        computed |= {a.variable for a in arguments if a.role != "in"}
+    variables = dict(
+        zip(places, c_names([n for n, _, _ in places], ("memory", "beyond", "status")), strict=True)
+    )
     lines = [f'#include "{name}.h"', "#include <stdio.h>", "", "int main(void) {"]
-    for variable, a in zip(variables, arguments, strict=True):
-        count = _macro(entry.name, a.name, "SIZE") if a.info.size else "1"
-        lines.append(f"    static {_C_TYPES[a.info.dtype]} {variable}[{count}];")
+    lines += [f"    static {kind} {variables[v]}[{size}];" for v, (kind, size) in places.items()]
     lines += [
-        f"    static char memory[{room}];",
-        f"    size_t beyond = (uintptr_t)memory % {_macro(name, 'WORKSPACE_ALIGNMENT')};",
-        f"    void *workspace = memory + (beyond ? {_macro(name, 'WORKSPACE_ALIGNMENT')} - beyond : 0);",
-        "    graphc_context context = {GRAPHC_ABI_VERSION, 0, 0, NULL, NULL};",
+        f"    static char memory[{_macro(name, 'WORKSPACE_BYTES')} + {align}];",
+        f"    size_t beyond = (uintptr_t)memory % {align};",
+        f"    void *workspace = memory + (beyond ? {align} - beyond : 0);",
+        f"    graphc_context context = {{GRAPHC_ABI_VERSION, 0, {_macro(name, 'WORKSPACE_BYTES')}, NULL, NULL}};",
         "    int32_t status;",
         f"    context.isa = (uint32_t){name}_cpu();",
-        f"    context.workspace_bytes = {workspace_macro(entry)};",
-        f"    status = {entry.name}({passed});",
-        "    if (status != GRAPHC_SUCCESS) {",
-        f'        fprintf(stderr, "{entry.name}: %s\\n", {name}_strerror(status));',
-        "        return 1;",
-        "    }",
     ]
-    for variable, a in zip(variables, arguments, strict=True):
-        if a.role != "in" and a.info.size:
-            lines.append(f'    printf("{a.name}[0] = %g\\n", (double){variable}[0]);')
+    if given:
+        lines.append(f"    /* to be filled in: {', '.join(variables[v] for v in given)} */")
+    for entry, arguments in calls:
+        passed = [*(variables[a.variable] for a in arguments), "workspace", "&context"]
+        lines += [
+            f"    status = {entry.name}({', '.join(passed)});",
+            "    if (status != GRAPHC_SUCCESS) {",
+            f'        fprintf(stderr, "{entry.name}: %s\\n", {name}_strerror(status));',
+            "        return 1;",
+            "    }",
+        ]
+        shown = next((a for a in arguments if a.role == "out" and a.info.size), None)
+        if shown is not None:
+            text = f"{entry.name}: {shown.name}[0] = %g"
+            lines.append(f'    printf("{text}\\n", (double){variables[shown.variable]}[0]);')
     return "\n".join([*lines, "    return 0;", "}", ""])
 
 
@@ -243,7 +273,6 @@ def readme_text(
         f"- `{entry.name}`: {docs.get(key) or 'no description'}" for key, entry in info.entries.items()
     )
     missing = "".join(f"\n\nNot made: {note}." for note in notes)
-    key = next(iter(info.entries))
     return f"""\
 # {info.name}
 
@@ -259,10 +288,10 @@ The header says what each argument is. The code allocates nothing, calls nothing
 
 ## Example
 
-`main.c` calls `{info.entries[key].name}` on zeros:
+`main.c` calls the entries on zeros:
 
 ```c
-{example_text(info, key)}```
+{example_text(info)}```
 
 {_how_to_link(info, files)}
 """

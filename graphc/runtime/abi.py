@@ -38,7 +38,7 @@ STATUS_NAMES = (
 # level of `NAME_cpu` → what it is called
 LEVELS = {1: "the oldest of its family", 3: "x86-64-v3 (AVX2)", 4: "x86-64-v4 (AVX-512)"}
 
-_BYTES = {"float64": 8, "float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+_BYTES = {"float64": 8, "float32": 4, "int64": 8, "int32": 4, "uint32": 4, "uint8": 1, "bool": 1}
 
 
 def identifier(name: str) -> str:
