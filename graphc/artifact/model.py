@@ -124,9 +124,10 @@ class Bytes:
 
     def part(self, at: int, size: int) -> bytes:
         """`take` for the large parts of a file, which do not overlap: a small file can't ask for much memory."""
+        found = self.take(at, size)
         self._parts += size
         self.check(self._parts <= len(self.data), "parts that do not overlap")
-        return self.take(at, size)
+        return found
 
     def unpack(self, layout: str, at: int) -> tuple[int, ...]:
         return struct.unpack(layout, self.take(at, struct.calcsize(layout)))

@@ -67,8 +67,8 @@ class _Function:
         instructions = list(_instructions(body))
         self.frame.code_bytes = size
         # twice, as what a local holds must be known from all places that set it
-        depth = 0
         for last in (False, True):
+            depth = 0
             self.values.clear()
             for at, op, operand in instructions:
                 depth = self._step(at, op, operand, last, depth)
