@@ -66,7 +66,9 @@ def train_in_python(x: np.ndarray, y: np.ndarray, train: int, order: np.ndarray,
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--to", "--out", type=Path, default=Path("out"), help="folder for what is made (out)")
-    parser.add_argument("--target", default="cpu", help="as of graphc.export: cpu, wasm32, aarch64-linux-gnu, ... (cpu)")
+    parser.add_argument(
+        "--target", default="cpu", help="as of graphc.export: cpu, wasm32, aarch64-linux-gnu, ... (cpu)"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="how often training goes over the rows (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the order")
     options = parser.parse_args()
@@ -76,7 +78,9 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     order = np.stack([rng.permutation(train) for _ in range(options.epochs)]).astype(np.int32)
     header = np.array([len(x), train, options.epochs, options.seed], np.int32)
-    (options.to / "digits.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in (header, x, y, order)))
+    (options.to / "digits.bin").write_bytes(
+        b"".join(np.ascontiguousarray(a).tobytes() for a in (header, x, y, order))
+    )
     lines = train_in_python(x, y, train, order, options.seed)
     (options.to / "losses.txt").write_text("\n".join(lines) + "\n")
     print("in Python:", *lines[-2:], sep="\n  ")

@@ -74,7 +74,9 @@ def train(epochs: int, seed: int) -> tuple[dict[str, np.ndarray], float]:
     optimizer = optim.Adam(3e-3)
     state = optimizer.init(w)
 
-    def step(w: Arrays, state: Arrays, rate: graphc.Array, x: graphc.Array, y: graphc.Array) -> tuple[object, ...]:
+    def step(
+        w: Arrays, state: Arrays, rate: graphc.Array, x: graphc.Array, y: graphc.Array
+    ) -> tuple[object, ...]:
         error, gradients = graphc.value_and_grad(loss)(w, x, y)
         new_w, new_state = optimizer.update(w, gradients, state, rate)
         return new_w, new_state, error
