@@ -89,7 +89,7 @@ def expected_at_the_edges(op: OpDef, graph: Graph, arrays: Sequence[np.ndarray])
     with np.errstate(all="ignore"):
         if op.name == "sigmoid":  # numpy has none; (1 + tanh(x / 2)) / 2 cancels where the result is small
             return np.asarray(1 / (1 + np.exp(-arrays[0])))
-        if op.name in ("sin", "cos") and wide:  # the reduction's bound
+        if op.name in ("sin", "cos", "tan") and wide:  # the reduction's bound
             return np.where(np.abs(arrays[0]) > 1.1e14, np.nan, want)
         if op.name == "mod" and wide:  # no digit of the quotient would mean anything
             quotient = arrays[0] / arrays[1]

@@ -86,7 +86,10 @@ def test_an_exported_init_fills_the_parameters_of_a_model_from_a_seed() -> None:
 
 def test_wrong_settings_are_refused() -> None:
     for make, text in (
-        (lambda: init.draw(init.xavier_uniform(), 0, 3), "expected a weight of at least 2 dimensions, got [3]"),
+        (
+            lambda: init.draw(init.xavier_uniform(), 0, 3),
+            "expected a weight of at least 2 dimensions, got [3]",
+        ),
         (lambda: init.kaiming_normal(mode="fan"), "kaiming: mode: expected 'fan_in' or 'fan_out', got 'fan'"),
         (lambda: init.kaiming_normal(nonlinearity="x"), "gain: expected one of leaky_relu, linear"),
         (lambda: from_key(init.orthogonal()), "expected a seed, got a traced key"),

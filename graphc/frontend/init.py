@@ -251,7 +251,9 @@ class orthogonal:
         rows, columns = shape[0], math.prod(shape[1:])
         flat = source.normal(0.0, 1.0, (max(rows, columns), min(rows, columns)))
         if isinstance(flat, Array):
-            raise ArgumentError(f"{self!r}: expected a seed, got a traced key: a QR decomposition can't be traced")
+            raise ArgumentError(
+                f"{self!r}: expected a seed, got a traced key: a QR decomposition can't be traced"
+            )
         q, r = np.linalg.qr(flat)
         q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
         return self.gain * (q.T if rows < columns else q).reshape(shape)

@@ -29,6 +29,13 @@ _UFUNC_NAMES: dict[str, str] = {  # NumPy's name where it is not ours
     "mod": "remainder",
     "rint": "round",
     "invert": "bitwise_invert",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "arctanh": "atanh",
     "bitwise_not": "bitwise_invert",
     "left_shift": "bitwise_left_shift",
     "right_shift": "bitwise_right_shift",
@@ -38,7 +45,7 @@ _UFUNCS = (
     "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "negative", "positive", "sign",
     "minimum", "maximum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and",
     "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "isnan", "isinf",
-    "isfinite", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sqrt", "square",
+    "isfinite", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sqrt", "cbrt", "square",
     "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "ceil", "trunc", "clip",
 )  # fmt: skip
 
