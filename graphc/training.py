@@ -25,8 +25,10 @@ from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.parameters import Parameter
+from graphc.frontend.random import key as random_key
+from graphc.frontend.random import split as split_key
 from graphc.frontend.tracer import trace
-from graphc.ir.types import TensorType, dtype_of
+from graphc.ir.types import TensorType, dtype_of, u32
 from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
 
@@ -107,7 +109,7 @@ def fit(
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
-    return _train(task, train, held, rows, epochs, order, callbacks, drop_last, progress)
+    return _train(task, train, held, rows, epochs, order, seed, callbacks, drop_last, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +127,32 @@ class _Task:
         return self.model.apply(params, buffers, x)[0]
 
     def step(
-        self, params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
-    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """One step: new weights, new buffers, new optimiser state, and the numbers of this batch."""
+        self,
+        params: Arrays,
+        buffers: Arrays,
+        state: Arrays,
+        random: Arrays,
+        learning_rate: Array,
+        x: Array,
+        y: Array,
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays, Arrays]:
+        """One step: new weights, new buffers, new optimiser state, a new key, and the numbers of this batch.
+
+        `random` holds the key of a model that draws random numbers, else nothing.
+        """
+        key: Array | None = None
+        if random:
+            keys = split_key(random["key"])
+            random, key = {"key": keys[0]}, keys[1]
 
         def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
-            prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
+            prediction, new_buffers = self.model.apply(params, buffers, x, key=key, train=True)
             return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
 
         differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
         (value, (new_buffers, scores)), grads = differentiated(params)
         new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        return new_params, new_buffers, new_state, {"loss": value, **scores}
+        return new_params, new_buffers, new_state, random, {"loss": value, **scores}
 
     def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
         """The numbers of a batch, without a step."""
@@ -145,6 +161,17 @@ class _Task:
 
     def _scores(self, prediction: Array, y: Array) -> Arrays:
         return {name: metric(prediction, y) for name, metric in self.metrics.items()}
+
+    def draws(self, data: Dataset, rows: int) -> bool:
+        """Whether the model draws random numbers in training."""
+        params, buffers = self.model.parameters, self.model.buffers
+        x = TensorType(dtype_of(data.x.dtype), (rows, *data.x.shape[1:]))
+
+        def forward(params: Arrays, buffers: Arrays, x: Array, key: Array) -> Array:
+            return self.model.apply(params, buffers, x, key=key, train=True)[0]
+
+        graph = trace(forward, params, buffers, x, u32[2])
+        return any(v == graph.inputs[-1] for node in graph.nodes for v in node.operands)
 
     def check(self, data: Dataset, rows: int, what: str) -> None:
         """Checks labels against the width of the model's output, and that the loss is a scalar."""
@@ -166,7 +193,9 @@ class _Task:
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(self, task: _Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
+    def __init__(
+        self, task: _Task, batch: Batch, run: Run, state: tuple[NumPy, NumPy] | None, rate: np.ndarray
+    ) -> None:
         if state is None:
             function = compile(
                 task.evaluate, run.params, run.buffers, batch.x, batch.y,
@@ -176,11 +205,11 @@ class _Stepper:
             numbers = cast(NumPy, self._call.outputs)
         else:
             function = compile(
-                task.step, run.params, run.buffers, state, rate, batch.x, batch.y,
-                target=task.target, donate=("params", "buffers", "state"), threads=task.threads,
+                task.step, run.params, run.buffers, *state, rate, batch.x, batch.y,
+                target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
-            numbers = cast(tuple[NumPy, NumPy, NumPy, NumPy], self._call.outputs)[3]
+            self._call = function.bind(run.params, run.buffers, *state, rate, batch.x, batch.y)
+            numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]
         self.function = function
         self._gather = batch.gather
         self._loss, *self.scores = numbers.values()
@@ -201,7 +230,7 @@ class _Pass:
         data: Dataset,
         rows: int,
         run: Run,
-        state: NumPy | None,
+        state: tuple[NumPy, NumPy] | None,
         rate: np.ndarray,
         drop_last: bool,
     ) -> None:
@@ -241,6 +270,7 @@ def _train(
     rows: int,
     epochs: int,
     order: np.random.Generator,
+    seed: int,
     callbacks: Sequence[AnyCallback],
     drop_last: bool,
     progress: bool,
@@ -260,7 +290,8 @@ def _train(
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
     for watcher in watchers:
         watcher.begin(run)
-    training = _Pass(task, train, rows, run, state, rate, drop_last)
+    random = _aligned({"key": random_key(seed)} if task.draws(train, rows) else {})
+    training = _Pass(task, train, rows, run, (state, random), rate, drop_last)
     validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
     history.step = training.compiled
     bar = Progress(progress, epochs, len(training.batches))
