@@ -77,6 +77,11 @@ def _cumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = Non
     return reductions.cumulative_sum(flat, axis or 0, dtype=dtype)
 
 
+def _cumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None) -> Array:
+    flat = a if axis is not None else manipulation.reshape(a, (-1,))
+    return reductions.cumulative_prod(flat, axis or 0, dtype=dtype)
+
+
 def _clip(
     a: ArrayLike,
     a_min: ArrayLike | None = None,
@@ -125,7 +130,8 @@ def _ufuncs() -> Mapping[np.ufunc, Function]:
 @cache
 def _functions() -> Mapping[Function, Function]:
     own: dict[str, Function] = {
-        "sum": _sum, "prod": _prod, "mean": _mean, "var": _var, "std": _std, "cumsum": _cumsum, "clip": _clip,
+        "sum": _sum, "prod": _prod, "mean": _mean, "var": _var, "std": _std, "cumsum": _cumsum, "cumprod": _cumprod,
+        "clip": _clip,
         "trace": _trace, "round": _round, "around": _round, "ravel": _ravel, "broadcast_arrays": _broadcast_arrays,
         "amax": reductions.max, "amin": reductions.min, "shape": lambda a: a.shape, "ndim": lambda a: a.ndim,
         "size": lambda a: a.size, "astype": elementwise.astype, "where": elementwise.where, "copy": elementwise.positive,

@@ -56,7 +56,7 @@ EXPANSIONS: dict[str, Expansion] = {
         _entry("atan", mathfn_inverse.atan, 2.0, 2.0,
                "polynomial within tan(pi/8), else about pi/4 or pi/2; Muller 2016, section 11.5"),
         _entry("atan2", mathfn_inverse.atan2, 2.5, 2.5, "atan of the smaller over the larger size, put in its octant"),
-        _entry("asin", mathfn_inverse.asin, 2.75, 3.0, "atan(x / sqrt((1 - x)(1 + x)))"),
+        _entry("asin", mathfn_inverse.asin, 3.0, 3.0, "atan(x / sqrt((1 - x)(1 + x)))"),
         _entry("acos", mathfn_inverse.acos, 2.75, 2.75, "2 atan(sqrt((1 - x)/(1 + x)))"),
         _entry("sinh", mathfn_exp.sinh, 2.25, 2.5, "(e + e/(e + 1))/2 with e = expm1(|x|)"),
         _entry("cosh", mathfn_exp.cosh, 1.5, 1.5, "(e + 1/e)/2 with e = exp(|x|)"),
