@@ -25,8 +25,10 @@ from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.parameters import Parameter
+from graphc.frontend.random import key as random_key
+from graphc.frontend.random import split as split_key
 from graphc.frontend.tracer import trace
-from graphc.ir.types import TensorType, dtype_of
+from graphc.ir.types import TensorType, dtype_of, u32
 from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
 
@@ -107,7 +109,7 @@ def fit(
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
-    return _train(task, train, held, rows, epochs, order, callbacks, drop_last, progress)
+    return _train(task, train, held, rows, epochs, order, seed, callbacks, drop_last, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +127,39 @@ class Task:
         return self.model.apply(params, buffers, x)[0]
 
     def step(
-        self, params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
-    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """One step: new weights, new buffers, new optimiser state, and the numbers of this batch."""
-        grads, new_buffers, numbers = self.gradients(params, buffers, x, y)
-        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        return new_params, new_buffers, new_state, numbers
+        self,
+        params: Arrays,
+        buffers: Arrays,
+        state: Arrays,
+        random: Arrays,
+        learning_rate: Array,
+        x: Array,
+        y: Array,
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays, Arrays]:
+        """One step: new weights, new buffers, new optimiser state, a new key, and the numbers of this batch.
 
-    def gradients(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> tuple[Arrays, Arrays, Arrays]:
-        """The gradient of the loss by each parameter, new buffers, and the numbers of this batch."""
+        `random` holds the key of a model that draws random numbers, else nothing.
+        """
+        grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y)
+        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
+        return new_params, new_buffers, new_state, new_random, numbers
+
+    def gradients(
+        self, params: Arrays, buffers: Arrays, random: Arrays, x: Array, y: Array
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """The gradient of the loss by each parameter, new buffers, a new key, and the numbers of this batch."""
+        key: Array | None = None
+        if random:
+            keys = split_key(random["key"])
+            random, key = {"key": keys[0]}, keys[1]
 
         def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
-            prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
+            prediction, new_buffers = self.model.apply(params, buffers, x, key=key, train=True)
             return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
 
         differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
         (value, (new_buffers, scores)), grads = differentiated(params)
-        return grads, new_buffers, {"loss": value, **scores}
+        return grads, new_buffers, random, {"loss": value, **scores}
 
     def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
         """The numbers of a batch, without a step."""
@@ -151,11 +169,20 @@ class Task:
     def _scores(self, prediction: Array, y: Array) -> Arrays:
         return {name: metric(prediction, y) for name, metric in self.metrics.items()}
 
+    def draws(self, x: TensorType) -> bool:
+        """Whether the model draws random numbers in training on batches of this type."""
+        params, buffers = self.model.parameters, self.model.buffers
+
+        def forward(params: Arrays, buffers: Arrays, x: Array, key: Array) -> Array:
+            return self.model.apply(params, buffers, x, key=key, train=True)[0]
+
+        graph = trace(forward, params, buffers, x, u32[2])
+        return any(v == graph.inputs[-1] for node in graph.nodes for v in node.operands)
+
     def check(self, data: Dataset, rows: int, what: str) -> None:
         """Checks labels against the width of the model's output, and that the loss is a scalar."""
         params, buffers = self.model.parameters, self.model.buffers
-        x = TensorType(dtype_of(data.x.dtype), (rows, *data.x.shape[1:]))
-        y = TensorType(dtype_of(data.y.dtype), (rows, *data.y.shape[1:]))
+        x, y = _rows_of(data.x, rows), _rows_of(data.y, rows)
         (prediction,) = trace(self.predict, params, buffers, x).output_types
         if dtype_of(data.y.dtype).is_integer and data.y.ndim == 1 and prediction.rank == 2:
             try:
@@ -168,10 +195,17 @@ class Task:
                 raise ShapeError(f"fit: {name}: expected a scalar, got {type!r}")
 
 
+def _rows_of(array: np.ndarray, rows: int) -> TensorType:
+    """The type of so many rows of an array."""
+    return TensorType(dtype_of(array.dtype), (rows, *array.shape[1:]))
+
+
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(self, task: Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
+    def __init__(
+        self, task: Task, batch: Batch, run: Run, state: tuple[NumPy, NumPy] | None, rate: np.ndarray
+    ) -> None:
         if state is None:
             function = compile(
                 task.evaluate, run.params, run.buffers, batch.x, batch.y,
@@ -181,11 +215,11 @@ class _Stepper:
             numbers = cast(NumPy, self._call.outputs)
         else:
             function = compile(
-                task.step, run.params, run.buffers, state, rate, batch.x, batch.y,
-                target=task.target, donate=("params", "buffers", "state"), threads=task.threads,
+                task.step, run.params, run.buffers, *state, rate, batch.x, batch.y,
+                target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
-            numbers = cast(tuple[NumPy, NumPy, NumPy, NumPy], self._call.outputs)[3]
+            self._call = function.bind(run.params, run.buffers, *state, rate, batch.x, batch.y)
+            numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]
         self.function = function
         self._gather = batch.gather
         self._loss, *self.scores = numbers.values()
@@ -206,7 +240,7 @@ class _Pass:
         data: Dataset,
         rows: int,
         run: Run,
-        state: NumPy | None,
+        state: tuple[NumPy, NumPy] | None,
         rate: np.ndarray,
         drop_last: bool,
     ) -> None:
@@ -246,6 +280,7 @@ def _train(
     rows: int,
     epochs: int,
     order: np.random.Generator,
+    seed: int,
     callbacks: Sequence[AnyCallback],
     drop_last: bool,
     progress: bool,
@@ -265,7 +300,8 @@ def _train(
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
     for watcher in watchers:
         watcher.begin(run)
-    training = _Pass(task, train, rows, run, state, rate, drop_last)
+    random = _aligned({"key": random_key(seed)} if task.draws(_rows_of(train.x, rows)) else {})
+    training = _Pass(task, train, rows, run, (state, random), rate, drop_last)
     validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
     history.step = training.compiled
     bar = Progress(progress, epochs, len(training.batches))
