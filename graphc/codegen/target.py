@@ -147,7 +147,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
-        # A marker for Microsoft's linker that there are floats; every C library there has it.
+        # A marker that there are floats, which Microsoft's C library has.
         replace(_X86, name="x86_64-pc-windows-msvc", triple="x86_64-pc-windows-msvc",
                 allowed_undefined=frozenset(("_fltused",))),
         replace(_X86, name="x86_64-apple-macosx", triple="x86_64-apple-macosx11.0.0"),
