@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/embedding.md").read_text()
 
 MODEL = '''
+from __future__ import annotations
 import graphc
 from graphc import f32, i32, nn, optim
 

@@ -289,15 +289,12 @@ def target_from_name(name: str) -> Target:
 def export_targets(name: str) -> tuple[Target, ...]:
     """The targets whose code a library exported for `name` holds: one, or one for each level of a family, the least first.
 
-    ``cpu`` is the system and processor family of this machine, not its very processor: libraries travel. A family's
-    functions say themselves which processor they are for, since one object has them all.
+    A family's functions say themselves which processor they are for, since one object has them all.
     Raises `TargetError` for a name that is not in `EXPORT_TARGETS`.
 
     >>> [t.level for t in export_targets("x86-64-any")], [t.name for t in export_targets("wasm32")]
     ([1, 3, 4], ['wasm32'])
     """
-    if name == "cpu":
-        name = _name_of_host()
     if name not in EXPORT_TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(EXPORT_TARGETS)}, got {name!r}")
     if name not in EVERY_LEVEL:
@@ -314,8 +311,14 @@ def export_targets(name: str) -> tuple[Target, ...]:
     return tuple(levels)
 
 
-def _name_of_host() -> str:
-    """What a library for machines like this one is exported for."""
+def host_family() -> str:
+    """The export target for the system and processor family of this machine, not for its very processor: libraries travel.
+
+    Raises `TargetError` on a machine for which there is none.
+
+    >>> host_family() in EXPORT_TARGETS
+    True
+    """
     family = {"AMD64": "x86_64", "amd64": "x86_64", "aarch64": "arm64"}.get(
         platform.machine(), platform.machine()
     )
