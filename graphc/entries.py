@@ -152,7 +152,13 @@ def training_entries(
         return {**numbers, "random": new_random, "grads": gradients}
 
     def train_step(
-        params: Arrays, buffers: Arrays, state: Arrays, random: Arrays, learning_rate: Array, x: Array, y: Array
+        params: Arrays,
+        buffers: Arrays,
+        state: Arrays,
+        random: Arrays,
+        learning_rate: Array,
+        x: Array,
+        y: Array,
     ) -> dict[str, object]:
         *new, numbers = task.step(params, buffers, state, random, learning_rate, x, y)
         return {**dict(zip(("params", "buffers", "state", "random"), new, strict=True)), **numbers}
