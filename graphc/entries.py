@@ -124,6 +124,7 @@ def training_entries(
             f"training_entries: batch: expected the types of inputs and targets, as in (f32[32, 64], i32[32]), got {batch!r}"
         )
     x, y = (type_of(part) for part in batch)
+    assert x is not None and y is not None
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}

@@ -31,6 +31,10 @@ class Signal:
     axis: int
     rate: int = 1
     lag: int = 0  # in elements: element i is known after tick rate * (i + lag)
+    before: int = (
+        0  # so many elements like `fill` come first: a delay that is not yet made, a later slice may end it
+    )
+    fill: float | int | bool = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def stream(graph: Graph, axes: Mapping[str, int], block: int) -> Streamed:
     reversed signal, an output that looks ahead; `ShapeError` where lengths or the block don't fit.
 
     >>> import graphc
-    >>> graph = graphc.trace(lambda x: graphc.cumsum(x, axis=0), graphc.f32[8])
+    >>> graph = graphc.trace(lambda x: graphc.cumulative_sum(x, axis=0), graphc.f32[8])
     >>> stream(graph, {"x": 0}, 4).state
     {'running0': array([0.], dtype=float32)}
     """
@@ -64,6 +68,7 @@ class _Streaming:
         self.state_inputs: list[Value] = []
         self.state_outputs: list[Value] = []
         self.signals: dict[Value, Signal] = {}
+        self.settled: dict[Value, Signal] = {}
         self.steady: dict[Value, Value] = {}  # what does not vary with time, in the new graph
         self.clock: Value | None = None
         lengths = {n: v.shape[axes[n]] for v in graph.inputs if (n := v.node.name) in axes}
@@ -103,10 +108,9 @@ class _Streaming:
         return Streamed(made, self.state)
 
     def _output(self, value: Value, position: int) -> Value:
-        found = self.signals.get(value)
-        loc = value.node.loc
-        if found is None:
+        if value not in self.signals:
             return self._steady(value)
+        found, loc = self._signal(value), value.node.loc
         if found.lag > 0:
             ahead = found.lag * found.rate
             raise TraceError(
@@ -115,24 +119,28 @@ class _Streaming:
             )
         return found.value
 
+    def _signal(self, value: Value) -> Signal:
+        """A signal whose delays are made."""
+        if value not in self.settled:
+            self.settled[value] = self._settle(self.signals[value])
+        return self.settled[value]
+
     # ------------------------------------------------------------------------------------------------------- steady
 
-    def _steady(self, value: Value, axis: int | None = None, length: int = 0) -> Value:
-        """A value that does not vary with time; with `axis`, as long as a block along it."""
-        if axis is None:
-            if value not in self.steady:
-                node = value.node
-                operands = [self._steady(v) for v in node.operands]
-                copy = self.build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
-                self.steady.update(zip(node.results, copy.results, strict=True))
-            return self.steady[value]
-        node = value.node
-        type = _resized(value.type, axis, length)
-        if (
-            node.op.name == "const"
-            and not isinstance(node.attrs["value"], np.ndarray)
-            and isinstance(node.attrs["value"], (bool, int, float))
-        ):
+    def _steady(self, value: Value) -> Value:
+        """A value that does not vary with time, in the new graph."""
+        if value not in self.steady:
+            node = value.node
+            operands = [self._steady(v) for v in node.operands]
+            copy = self.build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
+            self.steady.update(zip(node.results, copy.results, strict=True))
+        return self.steady[value]
+
+    def _beside(self, value: Value, like: Signal) -> Value:
+        """What meets a signal and was given for all times: the part that belongs to the signal's block."""
+        node, axis = value.node, like.axis
+        type = _resized(value.type, axis, like.value.shape[axis])
+        if node.op.name == "const" and isinstance(node.attrs["value"], (bool, int, float)):
             return Value(self.build.emit(node.op, (), {**node.attrs, "type": type}, loc=node.loc))
         if node.op.name == "broadcast" and axis not in node.ints("dims"):
             return self.build.broadcast(
@@ -141,12 +149,26 @@ class _Streaming:
         if node.op.name == "iota":
             if node.int("dim") != axis:
                 return Value(self.build.emit(node.op, (), {**node.attrs, "type": type}, loc=node.loc))
-        elif "pointwise" in node.op.traits:
-            operands = [self._steady(v, axis, length) for v in node.operands]
+            return self.build.cast(self._numbers(like, type.shape), type=type)
+        if "pointwise" in node.op.traits:
+            operands = [self._beside(v, like) for v in node.operands]
             return Value(self.build.emit(node.op, operands, _typed(node, type), loc=node.loc))
-        raise self._refusal(
-            node, "a value that is the same at all times, or a signal among the arguments that vary"
+        return self.build.gather(
+            self._steady(value), self._numbers(like, type.shape[axis : axis + 1], 0), axis=axis
         )
+
+    def _numbers(self, like: Signal, shape: tuple[int, ...], axis: int | None = None) -> Value:
+        """Of the elements of a signal's block, their numbers since the beginning, i64."""
+        index = TensorType(i64, shape)
+        if self.clock is None:
+            self.clock, finish = self._kept("clock", TensorType(i64, ()), 0)
+            finish(self.build.add(self.clock, self.build.splat(self.block, self.clock.type)))
+        now = self.build.floordiv(self.clock, self.build.splat(like.rate, self.clock.type))
+        first = self.build.sub(
+            now, self.build.splat(max(like.lag, 0), now.type)
+        )  # behind by what it looks ahead
+        along = self.build.iota(dim=like.axis if axis is None else axis, type=index)
+        return self.build.add(self.build.broadcast(first, dims=(), shape=shape), along)
 
     # -------------------------------------------------------------------------------------------------------- nodes
 
@@ -180,15 +202,14 @@ class _Streaming:
 
     def _together(self, node: Node) -> tuple[list[Value], Signal]:
         """The operands at one time: those that are known earlier wait for the others."""
-        found = [self.signals[v] for v in node.operands if v in self.signals]
+        found = [self._signal(v) for v in node.operands if v in self.signals]
         if len({(s.axis, s.rate) for s in found}) > 1:
             raise self._refusal(node, "operands of one rate along one axis")
         last = max(found, key=lambda s: s.lag)
-        length = last.value.shape[last.axis]
         operands = [
-            self._delayed(self.signals[v], last.lag - self.signals[v].lag, None).value
+            self._delayed(self._signal(v), last.lag - self._signal(v).lag, None).value
             if v in self.signals
-            else self._steady(v, last.axis, length)
+            else self._beside(v, last)
             for v in node.operands
         ]
         return operands, last
@@ -227,17 +248,17 @@ class _Streaming:
 
     def _broadcast(self, node: Node) -> Signal:
         (operand,) = node.operands
-        like, dims = self.signals[operand], node.ints("dims")
+        like, dims = self._signal(operand), node.ints("dims")
         axis = dims[like.axis]
         shape = _resized(node.type, axis, like.value.shape[like.axis]).shape
         return self._emit(node, [like.value], like, axis, shape=shape)
 
     def _transpose(self, node: Node) -> Signal:
-        like = self.signals[node.operands[0]]
+        like = self._signal(node.operands[0])
         return self._emit(node, [like.value], like, node.ints("perm").index(like.axis))
 
     def _reduce(self, node: Node) -> Signal:
-        like = self.signals[node.operands[0]]
+        like = self._signal(node.operands[0])
         axes = node.ints("axes") if "axes" in node.attrs else (node.int("axis"),)
         if like.axis in axes:
             raise self._refusal(
@@ -251,9 +272,9 @@ class _Streaming:
         if x in self.signals and indices in self.signals:
             raise self._refusal(node, "a table or indices that are the same at all times")
         if indices in self.signals:
-            like = self.signals[indices]
+            like = self._signal(indices)
             return self._emit(node, [self._steady(x), like.value], like, at + like.axis)
-        like = self.signals[x]
+        like = self._signal(x)
         if like.axis == at:
             raise self._refusal(node, "indices into another axis than time")
         axis = like.axis + (indices.type.rank - 1 if like.axis > at else 0)
@@ -265,44 +286,45 @@ class _Streaming:
         order = [("left", a) for a in (*d.lhs_batch, *d.lhs_free)] + [("right", a) for a in d.rhs_free]
         batches = dict(zip(d.rhs_batch, d.lhs_batch, strict=True))
         for v, side, summed in ((left, "left", d.lhs_summed), (right, "right", d.rhs_summed)):
-            if v in self.signals and self.signals[v].axis in summed:
+            if v in self.signals and self._signal(v).axis in summed:
                 raise self._refusal(
                     node, f"a product that sums over other axes than time (of its {side} operand)"
                 )
         if left in self.signals and right in self.signals:
-            a, b = self.signals[left], self.signals[right]
+            a, b = self._signal(left), self._signal(right)
             if batches.get(b.axis) != a.axis or a.rate != b.rate:
                 raise self._refusal(node, "two signals that share their time axis as a batch axis")
             later = max(a.lag, b.lag)
             a, b = self._delayed(a, later - a.lag, None), self._delayed(b, later - b.lag, None)
             return self._emit(node, [a.value, b.value], a, order.index(("left", a.axis)))
         if left in self.signals:
-            like = self.signals[left]
+            like = self._signal(left)
             if like.axis in d.lhs_batch:
                 raise self._refusal(node, "the other operand to vary with time too")
             return self._emit(node, [like.value, self._steady(right)], like, order.index(("left", like.axis)))
-        like = self.signals[right]
+        like = self._signal(right)
         if like.axis in d.rhs_batch:
             raise self._refusal(node, "the other operand to vary with time too")
         return self._emit(node, [self._steady(left), like.value], like, order.index(("right", like.axis)))
 
     def _reshape(self, node: Node) -> Signal:
         (operand,) = node.operands
-        like, old, new = self.signals[operand], operand.shape, node.ints("shape")
+        like, old, new = self._signal(operand), operand.shape, node.ints("shape")
         before, length = prod(old[: like.axis]), old[like.axis]
-        for axis in range(len(new)):
-            if prod(new[:axis]) != before:
-                continue
+        begins = [axis for axis in range(len(new)) if prod(new[:axis]) == before]
+        for axis in begins:
             if new[axis] == length:
                 shape = _resized(TensorType(node.type.dtype, new), axis, like.value.shape[like.axis]).shape
                 return self._emit(node, [like.value], like, axis, shape=shape)
-            if axis + 1 < len(new) and new[axis] * new[axis + 1] == length:  # windows side by side
+        for axis in begins:
+            if (
+                axis + 1 < len(new) and new[axis] > 1 and new[axis] * new[axis + 1] == length
+            ):  # windows side by side
                 count = new[axis + 1]
                 if like.lag % count:
                     raise self._refusal(node, f"windows of {count} that begin where the signal begins")
                 rate = like.rate * count
-                blocks = self._of_block(node, rate)
-                shape = (*new[:axis], blocks, *new[axis + 1 :])
+                shape = (*new[:axis], self._of_block(node, rate), *new[axis + 1 :])
                 made = self._emit(node, [like.value], like, axis, shape=shape)
                 return replace(made, rate=rate, lag=like.lag // count)
         raise self._refusal(node, "a reshape that keeps the time axis, or takes it apart into windows")
@@ -325,12 +347,17 @@ class _Streaming:
             raise self._refusal(node, "a slice that goes forward in time")
         if sizes[like.axis] == 1 and self.length > 1:
             raise self._refusal(node, "a slice of all times; a single one has no next")
+        if step > 1:
+            like = self._signal(operand)
+        if step == 1 and start <= like.before:
+            like = replace(like, before=like.before - start)
+            start = 0
+        elif like.before:
+            like, start = replace(like, before=0), start - like.before
         # Element j is element start + j * step of the operand. In a block those begin at `first`.
         rate = like.rate * step
-        count = self._of_block(node, rate)
         ahead = like.lag + start
-        first = ahead % step
-        starts[like.axis], sizes[like.axis], steps[like.axis] = first, count, step
+        starts[like.axis], sizes[like.axis] = ahead % step, self._of_block(node, rate)
         made = self._emit(node, [like.value], like, start=tuple(starts), size=tuple(sizes), step=tuple(steps))
         return replace(made, rate=rate, lag=ahead // step)
 
@@ -340,19 +367,18 @@ class _Streaming:
         low, high, interior = (list(node.ints(k)) for k in ("low", "high", "interior"))
         if interior[like.axis]:
             raise self._refusal(node, "padding around the signal, not between its samples")
-        count = low[like.axis]
+        fill, count = node.attrs["value"], low[like.axis]
+        assert isinstance(fill, (bool, int, float))
         low[like.axis] = high[like.axis] = 0
         if any(low) or any(high) or any(interior):
-            other = self._emit(
+            like = self._signal(operand)
+            like = self._emit(
                 node, [like.value], like, low=tuple(low), high=tuple(high), interior=tuple(interior)
             )
-            like = replace(like, value=other.value)
-        return self._after(
-            like, count, self.build.splat(node.attrs["value"], _resized(like.value.type, like.axis, 1))
-        )  # type: ignore[arg-type]
+        return self._later(like, count, fill)
 
     def _concat(self, node: Node) -> Signal:
-        """Something steady in front of the signal. What comes after its end, a stream never reaches."""
+        """Equal numbers in front of the signal. What comes after its end, a stream never reaches."""
         along = node.int("axis")
         varying = [v for v in node.operands if v in self.signals]
         like = self.signals[varying[0]]
@@ -361,51 +387,39 @@ class _Streaming:
             return self._emit(node, operands, like)
         if len(varying) > 1:
             raise self._refusal(node, "one signal after the other along another axis than time")
-        before = [self._steady(v) for v in node.operands[: node.operands.index(varying[0])]]
-        if not before:
-            return like
-        count = sum(v.shape[along] for v in before)
-        if like.lag or any(v.node.op.name not in ("const", "broadcast") for v in before):
-            raise self._refusal(node, "constants in front of a signal that does not look ahead")
-        first = before[0] if len(before) == 1 else self.build.concat(*before, axis=along)
-        return (
-            self._after(like, count, self._window(first, along, 0, 1))
-            if _splat(before)
-            else self._refused(node)
-        )
-
-    def _refused(self, node: Node) -> Signal:
-        raise self._refusal(node, "equal constants in front of the signal")
+        before = node.operands[: node.operands.index(varying[0])]
+        numbers = {_scalar(v) for v in before}
+        if None in numbers or len(numbers) > 1:
+            raise self._refusal(node, "equal constants in front of the signal")
+        return self._later(like, sum(v.shape[along] for v in before), numbers.pop() if numbers else 0)
 
     # -------------------------------------------------------------------------------------------------------- delays
 
-    def _after(self, signal: Signal, count: int, one: Value) -> Signal:
-        """The signal after `count` elements like `one`: what it looks ahead makes up for some of them."""
-        lag = signal.lag - count
-        fill = _number(one)
-        made = replace(signal, lag=lag)
-        if lag < 0:
-            made = self._delayed(replace(signal, lag=0), -lag, fill)
-        if signal.lag > 0 and count:  # before the signal begins there is what it was looking ahead from
-            made = self._masked(made, count, one)
-        return replace(made, lag=max(lag, 0))
-
-    def _masked(self, signal: Signal, count: int, one: Value) -> Signal:
-        """`one` for the elements whose number is below `count`."""
-        value, axis, build = signal.value, signal.axis, self.build
-        index = TensorType(i64, value.shape)
-        if self.clock is None:
-            self.clock, finish = self._kept("clock", TensorType(i64, ()), 0)
-            finish(build.add(self.clock, build.splat(self.block, self.clock.type)))
-        now = build.floordiv(self.clock, build.splat(signal.rate, self.clock.type))
-        # the first element of the block is that many behind the clock
-        offset = build.sub(now, build.splat(max(signal.lag, 0), now.type))
-        number = build.add(
-            build.broadcast(offset, dims=(), shape=value.shape), build.iota(dim=axis, type=index)
+    def _later(self, signal: Signal, count: int, fill: float | int | bool | None) -> Signal:
+        """The signal after `count` elements like `fill`."""
+        if count and signal.before and signal.fill != fill:
+            signal = self._settle(signal)
+        return replace(
+            signal, before=signal.before + count, fill=signal.fill if fill is None or not count else fill
         )
-        early = build.lt(number, build.splat(count, index))
-        filled = build.splat(_number(one), value.type)
-        return replace(signal, value=build.select(early, filled, value))
+
+    def _settle(self, signal: Signal) -> Signal:
+        """The signal with its delay made: what it looks ahead makes up for some of it."""
+        count = signal.before
+        made = replace(signal, before=0, lag=signal.lag - count)
+        if made.lag < 0:
+            made = self._delayed(replace(made, lag=0), -made.lag, signal.fill)
+            made = replace(made, lag=0)
+        if signal.lag > 0 and count:  # before the signal begins there is what it was looking ahead from
+            made = self._masked(made, count, signal.fill)
+        return made
+
+    def _masked(self, signal: Signal, count: int, fill: float | int | bool) -> Signal:
+        """`fill` for the elements whose number is below `count`."""
+        numbers = self._numbers(signal, signal.value.shape)
+        early = self.build.lt(numbers, self.build.splat(count, numbers.type))
+        filled = self.build.splat(fill, signal.value.type)
+        return replace(signal, value=self.build.select(early, filled, signal.value))
 
     def _delayed(self, signal: Signal, count: int, fill: float | int | bool | None) -> Signal:
         """The signal `count` elements later; the state keeps its last elements. Before it begins there is `fill`."""
@@ -458,20 +472,9 @@ def _typed(node: Node, like: TensorType) -> dict[str, Attr]:
     return attrs
 
 
-def _splat(values: Sequence[Value]) -> bool:
-    numbers = [_scalar(v) for v in values]
-    return None not in numbers and len(set(numbers)) == 1
-
-
 def _scalar(value: Value) -> float | int | bool | None:
     """The number that all elements are, where that is known."""
     while value.node.op.name in ("broadcast", "slice", "reshape"):
         value = value.node.operands[0]
     found = value.node.attrs.get("value") if value.node.op.name == "const" else None
     return found if isinstance(found, (bool, int, float)) else None
-
-
-def _number(value: Value) -> float | int | bool:
-    found = _scalar(value)
-    assert found is not None
-    return found
