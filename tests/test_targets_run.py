@@ -171,7 +171,9 @@ def parsed(text: str, info: LibraryInfo) -> dict[str, Result]:
         if line:
             case, status, deepest = line.split(" ")
             count = len(info.entries[case.partition("@")[0]].outputs)
-            found[case] = Result(int(status), int(deepest), [bytes.fromhex(next(lines)) for _ in range(count)])
+            found[case] = Result(
+                int(status), int(deepest), [bytes.fromhex(next(lines)) for _ in range(count)]
+            )
     return found
 
 
@@ -331,9 +333,7 @@ def check_stack(ran: Ran) -> None:
 
 
 @pytest.mark.parametrize("target", [t for t in MACHINES if not t.startswith("x86")])
-def test_other_processors_compute_what_this_one_computes(
-    target: str, run_of: Callable[[str], Ran]
-) -> None:
+def test_other_processors_compute_what_this_one_computes(target: str, run_of: Callable[[str], Ran]) -> None:
     ran = run_of(target)
     check_values(ran)
     check_stack(ran)
@@ -370,7 +370,11 @@ def test_each_body_of_an_x86_library_gives_the_bits_of_its_target_in_this_proces
 @pytest.mark.parametrize("target", ["x86_64-pc-windows-msvc", "x86_64-apple-macosx", "arm64-apple-macosx"])
 def test_objects_of_systems_that_do_not_run_here_keep_their_promises(target: str, tmp_path: Path) -> None:
     info, path, certificate = exported(target, tmp_path)
-    assert certificate.format == target_from_name(target).object_format == ("coff" if "windows" in target else "macho")
+    assert (
+        certificate.format
+        == target_from_name(target).object_format
+        == ("coff" if "windows" in target else "macho")
+    )
     assert [p.name for p in certificate.promises if p.kept is not True] == []
     assert set(certificate.entries) == set(info.entries)
     assert all(e.stack_bytes_run for e in certificate.entries.values())
