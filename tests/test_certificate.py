@@ -97,7 +97,7 @@ def test_embedded_weights_are_constants_of_the_object(tmp_path: Path) -> None:
 
 
 def test_a_call_to_the_outside_is_named() -> None:
-    found = broken(library('declare void @malloc() define void @lib_f() { call void @malloc() ret void }'))
+    found = broken(library("declare void @malloc() define void @lib_f() { call void @malloc() ret void }"))
     assert found["self_contained"] == "needs malloc"
     assert found["no_calls_out"] == "lib_f calls malloc"
 
@@ -213,7 +213,9 @@ def test_iterations_are_those_that_the_loops_of_a_kernel_make() -> None:
 
 
 def test_iterations_that_data_decides_have_no_bound() -> None:
-    kernel = parse_kernel("kernel @k(%x: i64[4] in, %y: i64[4] out) { for %i = 0 to 4 step 1 serial { store %y[%i] = 0 } }")
+    kernel = parse_kernel(
+        "kernel @k(%x: i64[4] in, %y: i64[4] out) { for %i = 0 to 4 step 1 serial { store %y[%i] = 0 } }"
+    )
     loop = kernel.body[0]
     assert isinstance(loop, For)
     data = For(Var("j"), Const(i64, 0), Load(kernel.params[0], (Const(i64, 0),)), loop.body)
@@ -222,7 +224,9 @@ def test_iterations_that_data_decides_have_no_bound() -> None:
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "aarch64-linux-gnu", "cortex-m7"])
 def test_plans_have_bounds(target: str) -> None:
-    graph = graphc.trace(graphc.value_and_grad(lambda w, x: graphc.sum(nn.softmax(x @ w) ** 2)), f32[6, 5], f32[4, 6])
+    graph = graphc.trace(
+        graphc.value_and_grad(lambda w, x: graphc.sum(nn.softmax(x @ w) ** 2)), f32[6, 5], f32[4, 6]
+    )
     plan = lower(graph, target_from_name(target), (), {}).plan
     turns = plan_iterations(plan)
     assert turns is not None and 0 < turns < 4 * 6 * 5 * 20
@@ -243,7 +247,9 @@ def test_costs_survive_the_info_of_the_object(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_the_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = graphc.export(layer, name="layer", to=tmp_path, target="cortex-m4f", emit=["object", "static"]).files
+    files = graphc.export(
+        layer, name="layer", to=tmp_path, target="cortex-m4f", emit=["object", "static"]
+    ).files
     assert main(["inspect", str(files["object"])]) == 0
     text = capsys.readouterr().out
     assert "layer, made by graphc" in text and "for cortex-m4f" in text
@@ -256,7 +262,9 @@ def test_inspect_shows_the_certificate(tmp_path: Path, capsys: pytest.CaptureFix
 def test_inspect_tells_what_a_foreign_object_would_break(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "@state = global i32 1 declare void @puts() define void @f() nounwind { call void @puts() ret void }"
+    text = (
+        "@state = global i32 1 declare void @puts() define void @f() nounwind { call void @puts() ret void }"
+    )
     path = tmp_path / "foreign.o"
     path.write_bytes(compile_object(text, target_from_name("aarch64-linux-gnu")))
     assert main(["inspect", str(path)]) == 1

@@ -234,7 +234,9 @@ def _sets_within(instructions: list[tuple[int, int, int]]) -> dict[int, frozense
     for position, (_, op, operand) in enumerate(instructions):
         if op in _OPENS:
             if len(opened) == _DEEPEST_NESTING:
-                raise ArtifactError(f"expected at most {_DEEPEST_NESTING} constructs inside one another, got more")
+                raise ArtifactError(
+                    f"expected at most {_DEEPEST_NESTING} constructs inside one another, got more"
+                )
             opened.append((position, set()))
         elif op in (_LOCAL_SET, _LOCAL_TEE) and opened:
             opened[-1][1].add(operand)
