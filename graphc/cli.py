@@ -26,6 +26,7 @@ import numpy as np
 
 from graphc import __version__
 from graphc.cli_build import add_build
+from graphc.cli_inspect import add_inspect
 from graphc.cli_latex import add_latex
 from graphc.cli_reduce import add_reduce
 from graphc.config import VARIABLES
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     add_build(commands)
     add_reduce(commands)
+    add_inspect(commands)
     add_latex(commands)
     ops = commands.add_parser(
         "ops",

@@ -21,16 +21,18 @@ import numpy as np
 from graphc import __version__
 from graphc.compiler import CompiledFunction, as_traced, donation_pairs
 from graphc.entries import Entry, annotated_specs
-from graphc.errors import ArgumentError, ArtifactError, CompileError, TargetError
+from graphc.errors import ArgumentError, ArtifactError, TargetError
 from graphc.frontend.tracer import argument_names
 from graphc.frontend.tree import flatten
+from graphc.ir.cost import plan_bytes_moved, plan_iterations, plan_operations
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.types import TensorType, dtype_of
 from graphc.program import Donated, lower_to_plan
-from graphc.runtime.abi import LibraryInfo, identifier
+from graphc.runtime.abi import EntryCost, LibraryInfo, identifier
 from graphc.runtime.c_names import is_c_name
 
 if TYPE_CHECKING:
+    from graphc.certificate import Certificate
     from graphc.codegen.library import EntryPlans
     from graphc.codegen.link import FileNames
     from graphc.codegen.target import Target
@@ -41,7 +43,8 @@ Entries = Mapping[str, Exportable] | Sequence[Exportable]
 
 # What can be emitted, and whether it is without being asked for; a static or shared library only where a linker is found.
 EMITS = {
-    "object": True, "static": True, "shared": True, "header": True, "readme": True, "llvm": False, "asm": False,
+    "object": True, "static": True, "shared": True, "header": True, "certificate": True, "readme": True, "llvm": False,
+    "asm": False,
 }  # fmt: skip
 _LINKED = ("static", "shared")
 _OWN_SUFFIXES = ("info", "cpu", "strerror", "context", "description")
@@ -221,18 +224,19 @@ class _Work:
 
     @cached_property
     def object(self) -> bytes:
-        """The object file; raises `CompileError` where it would need something from outside."""
-        from graphc.codegen.object import compile_object, undefined_symbols
+        """The object file."""
+        from graphc.codegen.object import compile_object
 
-        target = self.targets[0]
-        data = compile_object(self.llvm, target)
-        missing = set(undefined_symbols(data)) - target.allowed_undefined
-        if missing:
-            raise CompileError(
-                f"{self.info.name}: expected an object that needs nothing, got one that calls "
-                f"{', '.join(sorted(missing))} on {target.name}"
-            )
-        return data
+        return compile_object(self.llvm, self.targets[0])
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """What the object is and keeps, read back from its bytes; raises `CompileError` where a promise is broken."""
+        from graphc.certificate import certify
+
+        found = certify(self.object)
+        found.check()
+        return found
 
     @cached_property
     def asm(self) -> str:
@@ -276,9 +280,21 @@ def _compiled(
     info = LibraryInfo(
         library, f"graphc {__version__}", name, first.triple, first.features,
         tuple(t.level for t in targets), {key: e.info for key, e in plans.items()},
+        {key: _cost(e) for key, e in plans.items()},
     )  # fmt: skip
     docs = {key: entry.description for key, entry in entries.items()}
     return _Work(info, tuple(plans.values()), targets, docs, FileNames.of(library, first))
+
+
+def _cost(entry: EntryPlans) -> EntryCost:
+    """Of all bodies of an entry, the largest numbers."""
+    turns = [plan_iterations(plan) for plan in entry.plans]
+    return EntryCost(
+        max(plan_operations(plan) for plan in entry.plans),
+        max(plan_bytes_moved(plan) for plan in entry.plans),
+        None if None in turns else max(t for t in turns if t is not None),
+        max(sum(array.nbytes for array in plan.constants.values()) for plan in entry.plans),
+    )
 
 
 def _graph_of(key: str, entry: Entry, weights: Weights) -> tuple[Graph, Donated, int]:
@@ -353,7 +369,7 @@ def _written(
     work: _Work, folder: Path, wanted: Sequence[str], asked: bool, say: Callable[[str], None]
 ) -> Exported:
     """Writes everything into a folder beside the files' places, then moves the files there."""
-    work.object  # noqa: B018  # what can't be compiled leaves no folder behind
+    work.certificate  # noqa: B018  # what can't be compiled or breaks a promise leaves no folder behind
     made = _made_folders(folder)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{work.info.name}.", suffix=".tmp", dir=folder))
@@ -409,6 +425,8 @@ def _files(
         paths[kind] = file
 
     write("object", work.names.object, work.object)
+    if "certificate" in wanted:
+        write("certificate", f"{name}.certificate.json", work.certificate.to_json().encode())
     if "llvm" in wanted:
         write("llvm", f"{name}.ll", work.llvm.encode())
     if "asm" in wanted:
@@ -432,7 +450,8 @@ def _files(
             work.notes.append(f"{file}: {problem}")
     if "readme" in wanted:
         what = {"object": "the code", "static": "the same as a static library", "shared": "the same as a shared library",
-                "header": "its C header", "llvm": "its LLVM IR", "asm": "its assembly"}  # fmt: skip
+                "header": "its C header", "certificate": "what the object keeps, read from its bytes",
+                "llvm": "its LLVM IR", "asm": "its assembly"}  # fmt: skip
         listed = {paths[kind]: what[kind] for kind in wanted if kind in paths}
         text = header.readme_text(work.info, work.docs, listed, work.notes)
         write("readme", "README.md", text.encode())

@@ -591,7 +591,7 @@ def test_without_a_linker_object_and_header_are_there_and_a_note(
     monkeypatch.setattr("graphc.codegen.link._zig", list)
     monkeypatch.setattr("graphc.codegen.link.shutil.which", lambda name: None)
     result = export(lambda x: x, f32[2], name="f", to=tmp_path)
-    assert sorted(result.files) == ["header", "object", "readme"]
+    assert sorted(result.files) == ["certificate", "header", "object", "readme"]
     assert len(result.notes) == 2 and all("pip install graphc[link]" in note for note in result.notes)
     assert "Not made: f.so: no linker" in (tmp_path / "README.md").read_text() or not ON_X86
     with pytest.raises(ArtifactError, match=r"no linker for .* pip install"):

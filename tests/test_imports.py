@@ -16,7 +16,8 @@ ALLOWED = {
     "ir": CELLAR | {"ir"},
     "frontend": CELLAR | {"ir", "frontend"},
     "passes": CELLAR | {"ir", "passes"},
-    "codegen": CELLAR | {"ir", "codegen", "runtime.abi", "runtime.c_names", "runtime.mapping"},
+    "artifact": CELLAR | {"artifact"},
+    "codegen": CELLAR | {"ir", "codegen", "artifact", "runtime.abi", "runtime.c_names", "runtime.mapping"},
     "runtime": CELLAR | {"runtime"},
 }
 # the drivers at the top of the house, which a room may only call from inside a function

@@ -56,9 +56,9 @@ def test_undefined_and_unknown_symbols_are_errors() -> None:
 def test_bytes_that_are_no_object_are_refused() -> None:
     with pytest.raises(ArtifactError, match="expected an object of this machine"):
         load_object(b"not an object")
-    with pytest.raises(ArtifactError, match="expected a little-endian ELF file"):
+    with pytest.raises(ArtifactError, match="expected an ELF, COFF, PE, Mach-O or WebAssembly file"):
         undefined_symbols(b"not an object")
-    with pytest.raises(ArtifactError, match="section table"):
+    with pytest.raises(ArtifactError, match=r"expected \d+ bytes at \d+, got a file of 100 bytes"):
         undefined_symbols(answering(1)[:100])
 
 

@@ -1,7 +1,7 @@
-"""What a computation costs, counted from its graph: floating-point operations, and bytes that must be moved.
+"""What a computation costs: floating-point operations, bytes that must be moved, and how often its loops turn.
 
-In: a graph, or the region of a fused node. Out: numbers that no schedule changes, the numerators of a roofline
-(Williams, Waterman & Patterson, Roofline, Communications of the ACM 52(4), 2009).
+In: a graph, or the region of a fused node, for numbers that no schedule changes, the numerators of a roofline (Williams,
+Waterman & Patterson, Roofline, Communications of the ACM 52(4), 2009); a plan for those of one schedule.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from math import prod
 
 from graphc.ir.graph import Graph, Node
+from graphc.ir.kernel import Call, For, If, Kernel, Let, Stmt
+from graphc.ir.kernel_bounds import Interval, Space
 from graphc.ir.ops.contract import dimensions
+from graphc.ir.plan import CallStep, Plan
 
 
 def operations(graph: Graph) -> int:
@@ -70,3 +73,88 @@ def summary(region: Graph) -> str:
         largest = max(types, key=lambda t: t.size)
         parts = [f"{region.name} {'x'.join(map(str, largest.shape)) or 'scalars'}"]
     return ", ".join([*parts, *(f"{n} {trait}" for trait, n in counts.items() if n)])
+
+
+def plan_operations(plan: Plan) -> int:
+    """The operations of all steps of a plan: what is computed twice counts twice."""
+    return sum(operations(step.region) for step in plan.steps if isinstance(step, CallStep))
+
+
+def plan_bytes_moved(plan: Plan) -> int:
+    """The bytes that the steps of a plan read and write, each array of a step once."""
+    moved = 0
+    for step in plan.steps:
+        arrays = (*step.reads, *step.writes) if isinstance(step, CallStep) else (step.source, step.target)
+        moved += sum(b.type.bytes for b in arrays)
+    return moved
+
+
+def plan_iterations(plan: Plan) -> int | None:
+    """How often the bodies of all loops of a plan run together, at most; None where a bound of a loop is not known.
+
+    A copy counts as one turn for each byte, which no machine needs.
+    """
+    known: dict[tuple[Kernel, tuple[Interval | None, ...]], int | None] = {}
+    count = 0
+    for step in plan.steps:
+        turns = iterations(step.kernel, (), known) if isinstance(step, CallStep) else step.source.type.bytes
+        if turns is None:
+            return None
+        count += turns
+    return count
+
+
+def iterations(
+    kernel: Kernel,
+    scalars: tuple[Interval | None, ...] = (),
+    known: dict[tuple[Kernel, tuple[Interval | None, ...]], int | None] | None = None,
+) -> int | None:
+    """How often the bodies of a kernel's loops run together, those of the kernels that it calls included, at most.
+
+    Loops that are unrolled or lanes of a vector are none. `scalars` are the bounds of the kernel's scalar parameters.
+    None where a bound depends on data.
+
+    >>> from graphc.ir.kernel_text import parse_kernel
+    >>> iterations(parse_kernel('''kernel @k(%x: f32[64] out) {
+    ...   for %i = 0 to 8 step 1 serial { for %j = %i to 8 step 2 serial { store %x[%i * 8 + %j] = 0.0 } } }'''))
+    40
+    """
+    known = {} if known is None else known
+    key = (kernel, scalars)
+    if key not in known:
+        space = Space()
+        for name, interval in zip((v.name for v in kernel.scalars), scalars, strict=False):
+            space = space.with_range(name, interval and range(interval[0], interval[1] + 1))
+        known[key] = _turns(kernel.body, space, known)
+    return known[key]
+
+
+def _turns(
+    body: tuple[Stmt, ...], space: Space, known: dict[tuple[Kernel, tuple[Interval | None, ...]], int | None]
+) -> int | None:
+    count = 0
+    for stmt in body:
+        turns: int | None = 0
+        if isinstance(stmt, For):
+            start, stop = space.interval(stmt.start), space.interval(stmt.stop)
+            if start is None or stop is None:
+                return None
+            # the most that any turn of the loops around sees
+            most = max(0, -(-(stop[1] - start[0]) // stmt.step))
+            values = range(start[0], start[0] + most * stmt.step, stmt.step)
+            inner = _turns(stmt.body, space.with_range(stmt.var.name, values), known) if most else 0
+            own = 0 if stmt.binding in ("unroll", "vector") else most
+            times = 1 if stmt.binding == "vector" else most  # all lanes go through an inner loop at once
+            turns = None if inner is None else own + times * inner
+        elif isinstance(stmt, If):
+            branches = [_turns(part, space, known) for part in (stmt.body, stmt.orelse)]
+            turns = None if None in branches else max(b for b in branches if b is not None)
+        elif isinstance(stmt, Call):
+            turns = iterations(stmt.kernel, tuple(space.interval(s) for s in stmt.scalars), known)
+        elif isinstance(stmt, Let):
+            interval = space.interval(stmt.value) if stmt.var.dtype.name == "i64" else None
+            space = space.with_range(stmt.var.name, interval and range(interval[0], interval[1] + 1))
+        if turns is None:
+            return None
+        count += turns
+    return count

@@ -57,7 +57,7 @@ class Space:
 
     def outside(self, index: Expr, extent: int) -> Witness | None:
         """A point at which not ``0 <= index < extent``, if one is certain to be reached."""
-        interval = self._interval(index)
+        interval = self.interval(index)
         if interval is not None and interval[0] >= 0 and interval[1] < extent:
             return None
         names = self._variables(index)
@@ -147,8 +147,12 @@ class Space:
                 values[id(node)] = PRIMITIVES[node.fn].numpy(*(values[id(a)] for a in node.args))
         return np.asarray(values[id(expr)])
 
-    def _interval(self, expr: Expr) -> Interval | None:
-        """Bounds of an expression over the whole space; None where there are none."""
+    def interval(self, expr: Expr) -> Interval | None:
+        """Bounds of an expression over the whole space; None where there are none.
+
+        >>> Space({"i": range(0, 32, 16)}).interval(Var("i") * 2)
+        (0, 32)
+        """
         found: dict[int, Interval | None] = {}
         for node in postorder(expr):
             interval: Interval | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 
 from graphc.errors import ArtifactError
@@ -128,6 +128,19 @@ class ProgramInfo:
 
 
 @dataclass(frozen=True)
+class EntryCost:
+    """What a call of an entry costs at most, as the compiler counted it: of all bodies of the entry, the largest numbers.
+
+    `iterations` bounds how often the bodies of its loops run, all together; None where data decides.
+    """
+
+    operations: int  # floating-point and integer arithmetic of the graph, two for each product that is summed
+    bytes_moved: int  # between kernels and memory, each array of a kernel once
+    iterations: int | None
+    constant_bytes: int  # arrays that are in the object, such as embedded weights
+
+
+@dataclass(frozen=True)
 class LibraryInfo:
     """What an exported library is: its name, what it was made by and for, and its entries.
 
@@ -142,6 +155,7 @@ class LibraryInfo:
     features: str
     levels: tuple[int, ...]
     entries: dict[str, ProgramInfo]
+    costs: dict[str, EntryCost] = field(default_factory=dict)  # of the entries, by the same names
 
     @property
     def workspace_bytes(self) -> int:
@@ -163,7 +177,16 @@ class LibraryInfo:
             data = json.loads(text)
             texts = {key: str(data[key]) for key in ("name", "made_by", "target", "triple", "features")}
             entries = {str(name): ProgramInfo._of(entry) for name, entry in data["entries"].items()}
-            return LibraryInfo(**texts, levels=tuple(map(int, data["levels"])), entries=entries)
+            costs = {
+                str(name): EntryCost(
+                    int(cost["operations"]),
+                    int(cost["bytes_moved"]),
+                    None if cost["iterations"] is None else int(cost["iterations"]),
+                    int(cost["constant_bytes"]),
+                )
+                for name, cost in data.get("costs", {}).items()
+            }
+            return LibraryInfo(**texts, levels=tuple(map(int, data["levels"])), entries=entries, costs=costs)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"library info: expected the JSON of a graphc library, got {text[:60]!r}"
