@@ -27,6 +27,7 @@ import numpy as np
 from graphc import __version__
 from graphc.cli_build import add_build
 from graphc.cli_inspect import add_inspect
+from graphc.cli_latex import add_latex
 from graphc.cli_reduce import add_reduce
 from graphc.config import VARIABLES
 from graphc.errors import ArgumentError, ArtifactError, GraphcError, ParseError
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add_build(commands)
     add_reduce(commands)
     add_inspect(commands)
+    add_latex(commands)
     ops = commands.add_parser(
         "ops",
         help="list the ops, or explain one",

@@ -35,6 +35,7 @@ from graphc.runtime.executable import aligned_empty, refusal
 if TYPE_CHECKING:
     from graphc.checks import CheckedProgram
     from graphc.codegen.target import Target
+    from graphc.footprint import Footprint
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
     from graphc.profile import Profile
@@ -193,6 +194,13 @@ class CompiledFunction:
             return BoundFunction(self._traced, self._program, self._arrays(args))
         except _ABOUT_ARGUMENTS as error:
             raise _at_the_caller(error) from None
+
+    @property
+    def memory(self) -> Footprint:
+        """What a call needs of memory, in exact bytes: weights, state, activations, scratch, the arena over time."""
+        from graphc.footprint import footprint
+
+        return footprint(self.plan, self.graph, [p.name for p in self._traced.parameters])
 
     def profile(self, *args: object, seconds: float = 0.5) -> Profile:
         """Where the time of a call with these arguments goes: a table of kernels with their times and roofs.

@@ -50,7 +50,7 @@ _LINKED = ("static", "shared")
 _OWN_SUFFIXES = ("info", "cpu", "strerror", "context", "description")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """What an export wrote: the file of each kind, and `notes` on what could not be made."""
 
@@ -59,7 +59,7 @@ class Exported:
     files: dict[str, Path]
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A table of files and bytes."""
         rows = [(kind, str(path), str(path.stat().st_size)) for kind, path in self.files.items()]
         kinds, paths, sizes = (max((len(row[i]) for row in rows), default=0) for i in range(3))
@@ -87,8 +87,8 @@ def export(
 
     `target` is a name of `codegen.target.EXPORT_TARGETS`; "cpu" is every machine of this one's family and system
     ("x86-64-any" has code for x86-64, v3 and v4 in one object). `emit` names what to write, of `EMITS`; by default
-    object, header and README, and a static and a shared library where a linker for the target is found: where none is,
-    `Exported.notes` says so. A library that is asked for by name and can't be linked is an error.
+    object, header, certificate and README, and a static and a shared library where a linker for the target is found:
+    where none is, `Exported.notes` says so. A library that is asked for by name and can't be linked is an error.
     `weights="embedded"` makes the arrays that functions take from models, and specs that are arrays, constants of the
     object; donated arguments stay arguments. `donate` is as that of `compile`.
 
@@ -105,8 +105,9 @@ def export(
     wanted = _emitted(emit)
     if weights not in ("arguments", "embedded"):
         raise ArgumentError(f'export: weights: expected "arguments" or "embedded", got {weights!r}')
-    from graphc.codegen.target import export_targets
+    from graphc.codegen.target import export_targets, host_family
 
+    target = host_family() if target == "cpu" else target
     targets = export_targets(target)
     if targets[0].entry_convention:
         raise TargetError(

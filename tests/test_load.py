@@ -252,3 +252,37 @@ def test_another_machine_or_a_newer_processor(mlp: Path, tmp_path: Path) -> None
     file = changed(mlp, tmp_path, b'"levels":[1,3,4]', b'"levels":[8,8,9]')
     with pytest.raises(TargetError, match=r"expected a processor of level 8, .* got one of level [134], "):
         load(file)
+
+
+def odd_functions() -> dict[str, graphc.Entry]:
+    """Functions whose arguments or results are of an unusual kind."""
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    return {
+        "no_arguments": graphc.Entry(lambda: graphc.asarray(table) * 2),
+        "an_argument_itself": graphc.Entry(lambda x: (x, x), [f32[3]]),
+        "unused": graphc.Entry(lambda x, y: y + 1, [f32[3], f32[3]]),
+        "a_constant": graphc.Entry(lambda x: (graphc.asarray(table), x.sum()), [f32[3]]),
+        "empty": graphc.Entry(lambda x: (x + 1, x.sum()), [f32[0, 3]]),
+        "passed_on": graphc.Entry(lambda w, x: {"w": w, "y": w * x}, [f32[3], f32[3]], donate=["w"]),
+        "swapped": graphc.Entry(lambda a, b: (b * 2, a * 3), [f32[3], f32[3]], donate=["a", "b"]),
+        "shapes": graphc.Entry(lambda x: {"level": x.T @ x, "self": x > 0}, [f32[3, 5]]),
+        "level": graphc.Entry(lambda self, arrays: self + arrays, [i32[2], i32[2]]),
+    }
+
+
+def test_odd_functions_do_what_their_compiled_form_does(tmp_path: Path, rng: np.random.Generator) -> None:
+    made = odd_functions()
+    library = load(export(made, name="odd", to=tmp_path, emit=["shared"]).files["shared"])
+    for name, entry in made.items():
+        function = library.entries[name]
+        arrays = [np.asarray(rng.normal(size=a.shape) * 4, a.dtype) for a in function.info.inputs]
+        copies = [a.copy() for a in arrays]
+        compiled = graphc.compile(entry.function, *entry.specs, donate=entry.donate)
+        expected = compiled.flat(*copies)
+        by_name = {a.name: array for a, array in zip(function.info.inputs, arrays, strict=True)}
+        out = function(**by_name) if name == "level" else function(*arrays)
+        found = list(out.values()) if isinstance(out, dict) else [out]
+        for value, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=1e-6, err_msg=name)
+        for value, wanted in zip(arrays, copies, strict=True):  # what is donated, and what is not
+            np.testing.assert_allclose(value, wanted, rtol=1e-6, err_msg=name)

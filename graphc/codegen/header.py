@@ -140,8 +140,8 @@ def header_text(info: LibraryInfo, docs: Mapping[str, str]) -> str:
         f" */\n"
         f"#ifndef {guard}\n#define {guard}\n\n#include <stddef.h>\n#include <stdint.h>\n",
         _SHARED.replace("{statuses}", _statuses()),
-        "#ifndef GRAPHC_RESTRICT\n#ifdef __cplusplus\n#define GRAPHC_RESTRICT\n#else\n"
-        "#define GRAPHC_RESTRICT restrict\n#endif\n#endif\n",
+        "#ifndef GRAPHC_RESTRICT\n#ifdef __cplusplus\n#define GRAPHC_RESTRICT\n#elif defined(_MSC_VER)\n"
+        "#define GRAPHC_RESTRICT __restrict\n#else\n#define GRAPHC_RESTRICT restrict\n#endif\n#endif\n",
         '#ifdef __cplusplus\nextern "C" {\n#endif\n',
         f"typedef graphc_context {name}_context;\n",
         f"/* The workspace begins at a multiple of {_macro(name, 'WORKSPACE_ALIGNMENT')} bytes; one of "
@@ -191,9 +191,10 @@ def _entry(info: LibraryInfo, entry: ProgramInfo, doc: str) -> str:
     macros += [f"#define {_macro(entry.name, a.name, 'SIZE')} {_size(a.info)}" for a in arguments]
     declared = [*(a.declaration for a in arguments), "void *workspace", "const graphc_context *context"]
     typed = f"int32_t {entry.name}(\n    " + ",\n    ".join(declared) + ");"
-    inputs = ", ".join(entry.c_arguments[: len(entry.inputs)]) or "none"
-    by_output = {j: entry.c_arguments[i] for i, j in entry.donated}
-    by_output |= dict(zip(entry.own_outputs, entry.c_arguments[len(entry.inputs) :], strict=True))
+    names = [a.name for a in arguments]
+    inputs = ", ".join(names[: len(entry.inputs)]) or "none"
+    by_output = {j: names[i] for i, j in entry.donated}
+    by_output |= dict(zip(entry.own_outputs, names[len(entry.inputs) :], strict=True))
     outputs = ", ".join(by_output[j] for j in range(len(entry.outputs))) or "none"
     run = (
         f"/* The same on arrays of pointers.\n"

@@ -81,7 +81,8 @@ def linker(target: Target, library: str, exported: Sequence[str]) -> list[str]:
     zig = _zig()
     if target.object_format == "wasm":
         keep = [f"--export={name}" for name in exported]
-        options = ["--no-entry", *keep, "--strip-all", "--export-memory"]
+        # the caller puts arrays into the memory from __heap_base on
+        options = ["--no-entry", *keep, "--export=__heap_base", "--export-memory", "--strip-all"]
         if found := shutil.which("wasm-ld"):
             return [found, *options]
         return [*zig, "wasm-ld", *options] if zig else []

@@ -169,6 +169,13 @@ def emit_copy(number: int, source: str, target: str, count: int) -> list[str]:
     ]
 
 
+_ESCAPES = {b: f"\\{b:02X}" for b in range(256) if not 32 <= b < 127 or b in b'"\\'}
+
+
 def escaped(data: bytes) -> str:
-    """Bytes as LLVM's string literals have them."""
-    return "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
+    """Bytes as LLVM's string literals have them.
+
+    >>> print(escaped(b'a"b\\n'))
+    a\\22b\\0A
+    """
+    return data.decode("latin-1").translate(_ESCAPES)

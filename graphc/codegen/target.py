@@ -149,8 +149,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
-        # A marker for Microsoft's linker that there are floats; every C library there has it. A frame of a page or more
-        # would call the C library's __chkstk, which touches each page of it.
+        # _fltused is a marker that there are floats, which Microsoft's C library has. A frame of a page or more would
+        # call the C library's __chkstk, which touches each page of it.
         replace(_X86, name="x86_64-pc-windows-msvc", triple="x86_64-pc-windows-msvc", row_buffer_bytes=2 << 10,
                 allowed_undefined=frozenset(("_fltused",))),
         replace(_X86, name="x86_64-apple-macosx", triple="x86_64-apple-macosx11.0.0"),
@@ -292,15 +292,12 @@ def target_from_name(name: str) -> Target:
 def export_targets(name: str) -> tuple[Target, ...]:
     """The targets whose code a library exported for `name` holds: one, or one for each level of a family, the least first.
 
-    ``cpu`` is the system and processor family of this machine, not its very processor: libraries travel. A family's
-    functions say themselves which processor they are for, since one object has them all.
+    A family's functions say themselves which processor they are for, since one object has them all.
     Raises `TargetError` for a name that is not in `EXPORT_TARGETS`.
 
     >>> [t.level for t in export_targets("x86-64-any")], [t.name for t in export_targets("wasm32")]
     ([1, 3, 4], ['wasm32'])
     """
-    if name == "cpu":
-        name = _name_of_host()
     if name not in EXPORT_TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(EXPORT_TARGETS)}, got {name!r}")
     if name not in EVERY_LEVEL:
@@ -318,8 +315,14 @@ def export_targets(name: str) -> tuple[Target, ...]:
     return tuple(levels)
 
 
-def _name_of_host() -> str:
-    """What a library for machines like this one is exported for."""
+def host_family() -> str:
+    """The export target for the system and processor family of this machine, not for its very processor: libraries travel.
+
+    Raises `TargetError` on a machine for which there is none.
+
+    >>> host_family() in EXPORT_TARGETS
+    True
+    """
     family = {"AMD64": "x86_64", "amd64": "x86_64", "aarch64": "arm64"}.get(
         platform.machine(), platform.machine()
     )

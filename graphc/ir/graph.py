@@ -220,6 +220,12 @@ class Graph:
 
         return to_networkx(self)
 
+    def latex(self, wrt: Sequence[str] | None = None) -> str:
+        """The chain rule of the first output, a float scalar, as LaTeX: see `ir.chain_rule`."""
+        from graphc.ir.chain_rule import chain_rule
+
+        return chain_rule(self, wrt).latex()
+
     @cached_property
     def canonical(self) -> str:
         """Text without names and locations: equal graphs have equal texts."""

@@ -44,13 +44,15 @@ class Function:
     def __init__(self, name: str, executable: Executable) -> None:
         self.name = name
         self.executable = executable
+        self._names = [a.name for a in executable.info.inputs]
+        self._of_c = dict(zip(executable.info.c_arguments, self._names, strict=False))
 
     @property
     def info(self) -> ProgramInfo:
         """Names, data types and shapes of arguments and outputs, and which inputs are donated."""
         return self.executable.info
 
-    def __call__(self, *arrays: object, **named: object) -> np.ndarray | dict[str, np.ndarray]:
+    def __call__(self, /, *arrays: object, **named: object) -> np.ndarray | dict[str, np.ndarray]:
         """The outputs. Raises `ArgumentError`, `ShapeError` or `DTypeError`, naming the argument."""
         outputs = self.executable(*(self._by_name(arrays, named) if named else arrays))
         if len(outputs) == 1:
@@ -58,8 +60,7 @@ class Function:
         return dict(zip((a.name for a in self.info.outputs), outputs, strict=True))
 
     def _by_name(self, arrays: tuple[object, ...], named: Mapping[str, object]) -> list[object]:
-        names = [a.name for a in self.info.inputs]
-        of_c = dict(zip(self.info.c_arguments, names, strict=False))
+        names, of_c = self._names, self._of_c
         given: dict[str, object] = dict(zip(names, arrays, strict=False))
         for key, value in _flat(named):
             name = key if key in names else of_c.get(key, key)
@@ -93,7 +94,8 @@ def _flat(named: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
 class Library:
     """A loaded library: ``library.predict(x)``; one with a single entry is called itself.
 
-    `info` says what it is, `level` which of its bodies run on this processor, `entries` holds its functions by name.
+    `info` says what it is, `level` which of its bodies run on this processor, `entries` holds its functions by name,
+    those too that are called as an attribute of this object.
     """
 
     def __init__(self, path: Path, info: LibraryInfo, code: ctypes.CDLL, level: int) -> None:
@@ -112,7 +114,7 @@ class Library:
             raise AttributeError(f"{self!r} has no entry {name!r}")
         return found
 
-    def __call__(self, *arrays: object, **named: object) -> np.ndarray | dict[str, np.ndarray]:
+    def __call__(self, /, *arrays: object, **named: object) -> np.ndarray | dict[str, np.ndarray]:
         """Calls the only entry; raises `ArgumentError` where there are several."""
         if len(self.entries) != 1:
             raise ArgumentError(
