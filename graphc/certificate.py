@@ -22,7 +22,7 @@ VERSION = 1
 
 # What linkers add to a shared library or program, by format: names it needs, names it shows, sections of the loader's
 _LINKERS_NEEDS = {"macho": {"dyld_stub_binder"}}
-_LINKERS_NAMES = {"macho": {"__dso_handle", "_mh_dylib_header"}, "wasm": {"memory"}}
+_LINKERS_NAMES = {"macho": {"__dso_handle", "_mh_dylib_header"}, "wasm": {"memory", "__heap_base"}}
 _LOADERS_SECTIONS = {
     "elf": {".dynamic", ".got", ".relro_padding"},
     "macho": {"__DATA_CONST,__got", "__DATA,__data"},

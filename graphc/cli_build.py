@@ -21,8 +21,8 @@ from graphc.errors import ArgumentError, ArtifactError, GraphcError
 from graphc.runtime.abi import identifier
 
 _DESCRIPTION = """\
-Compiles functions of a Python file for a target and writes an object file that needs nothing, its C header, a README
-with a program that calls it, and a static and a shared library where a linker for the target is found."""
+Compiles functions of a Python file for a target and writes an object file that needs nothing, its C header, a certificate
+of what it keeps, a README with a program that calls it, and libraries where a linker for the target is found."""
 _EXAMPLES = """\
 NAME is a function whose arguments have types as annotations (x: graphc.f32[32, 64]) or are told by --specs, a compiled
 function, a graph, a model (nn.Module), or a dict of graphc.Entry objects, as graphc.training_entries makes it.
@@ -53,7 +53,7 @@ def add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     build.add_argument(
         "--emit",
         metavar="KINDS",
-        help="what to write, of object,static,shared,header,readme,llvm,asm (all but the last two)",
+        help="what to write, of object,static,shared,header,certificate,readme,llvm,asm (all but the last two)",
     )
     build.add_argument(
         "--name", metavar="N", help="the library's name in C (the function's, else the file's)"

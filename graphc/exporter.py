@@ -87,8 +87,8 @@ def export(
 
     `target` is a name of `codegen.target.EXPORT_TARGETS`; "cpu" is every machine of this one's family and system
     ("x86-64-any" has code for x86-64, v3 and v4 in one object). `emit` names what to write, of `EMITS`; by default
-    object, header and README, and a static and a shared library where a linker for the target is found: where none is,
-    `Exported.notes` says so. A library that is asked for by name and can't be linked is an error.
+    object, header, certificate and README, and a static and a shared library where a linker for the target is found:
+    where none is, `Exported.notes` says so. A library that is asked for by name and can't be linked is an error.
     `weights="embedded"` makes the arrays that functions take from models, and specs that are arrays, constants of the
     object; donated arguments stay arguments. `donate` is as that of `compile`.
 

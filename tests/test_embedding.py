@@ -13,6 +13,7 @@ import pytest
 
 from graphc.cli import main
 from graphc.codegen.target import EXPORT_TARGETS
+from graphc.exporter import EMITS
 from graphc.runtime.abi import STATUS, STATUS_NAMES, find_info
 from graphc.runtime.library import load
 
@@ -131,6 +132,12 @@ def test_build_tells_what_is_wrong_in_one_line(
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("graphc: error: ") and text in said.err
     assert len(said.err.splitlines()) == 1 and not Path("out").exists()
+
+
+def test_help_lists_what_can_be_emitted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--help"]) == 0
+    assert ",".join(EMITS) in re.sub(r"\s+", "", capsys.readouterr().out)
+    assert all(f"`{kind}`" in PAGE for kind in EMITS)
 
 
 def test_info_lists_the_targets_of_build(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,9 @@ def _symbol(file: Bytes, text: str, form: int, home: int, value: int, sections: 
         file.check(0 <= section < len(sections), f"one of {len(sections)} sections", home)
         value -= sections[section].address
         file.check(0 <= value <= sections[section].size, "a symbol within its section", text)
-        kind = "function" if sections[section].executable else "data"
+        # what C did not name, such as the ltmp0 at the start of each section, is the assembler's own
+        if text.startswith("_"):
+            kind = "function" if sections[section].executable else "data"
     outside = bool(form & _EXTERNAL) and not form & _STAB
     undefined = outside and form & _TYPE == 0
     visible = outside and not undefined and not form & _PRIVATE

@@ -57,6 +57,7 @@ class Target:
     relocation: str = "pic"
     code_model: str = "small"
     stack_alignment: int = 16  # the most that a local buffer asks for
+    row_buffer_bytes: int = 32 << 10  # on the stack, of all rows that a kernel keeps between its passes
     # Which types have arithmetic without helper functions. A kernel with another type is refused.
     dtypes: frozenset[DType] = _EVERY_DTYPE
     # Which (primitive, dtype) have an LLVM construct that is sure to stay inline; the rest is expanded.
@@ -134,6 +135,7 @@ _ARM_OUTLINED = frozenset(
 )
 _CORTEX = Target("cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", vector_registers=32, index_bits=32,
                  relocation="static", stack_alignment=8, outlined=_ARM_OUTLINED,
+                 row_buffer_bytes=2 << 10,  # whole stacks of 4 to 8 KB are usual
                  native=_native(f"{_ROUNDING} sqrt fma", f32, f64))  # fmt: skip
 
 # Each row follows what was measured by emitting the construct alone and listing the object's undefined symbols.
@@ -147,8 +149,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
-        # A marker that there are floats, which Microsoft's C library has.
-        replace(_X86, name="x86_64-pc-windows-msvc", triple="x86_64-pc-windows-msvc",
+        # _fltused is a marker that there are floats, which Microsoft's C library has. A frame of a page or more would
+        # call the C library's __chkstk, which touches each page of it.
+        replace(_X86, name="x86_64-pc-windows-msvc", triple="x86_64-pc-windows-msvc", row_buffer_bytes=2 << 10,
                 allowed_undefined=frozenset(("_fltused",))),
         replace(_X86, name="x86_64-apple-macosx", triple="x86_64-apple-macosx11.0.0"),
         _ARM,
@@ -305,7 +308,8 @@ def export_targets(name: str) -> tuple[Target, ...]:
         attributes = f'"target-cpu"="{wide.cpu}" {wide.function_attributes}'.rstrip()
         levels.append(
             replace(
-                wide, triple=base.triple, allowed_undefined=base.allowed_undefined, function_attributes=attributes
+                wide, triple=base.triple, allowed_undefined=base.allowed_undefined, function_attributes=attributes,
+                row_buffer_bytes=base.row_buffer_bytes,
             )
         )  # fmt: skip
     return tuple(levels)

@@ -44,8 +44,6 @@ RowBody = Callable[["Expr | None", "Expr | None"], Sequence[Stmt]]
 # (index of the row's lane, index along the reduced dimensions, lane of the accumulators)
 ElementBody = Callable[["Expr | None", "tuple[Expr, ...]", Expr], "list[Stmt]"]
 
-_LARGEST_ROW_BUFFER = 32 * 1024  # bytes on the stack; a longer row is computed again instead
-
 
 def schedule_reduce(region: Graph, target: Target, in_place: Mapping[int, int]) -> Kernel:
     """A kernel that computes all results of the region row by row."""
@@ -71,7 +69,7 @@ class _Pass:
 
 class _Reduction:
     def __init__(self, region: Graph, target: Target, in_place: Mapping[int, int]) -> None:
-        self.region = region
+        self.region, self.target = region, target
         first = next(n for n in region.nodes if "reduction" in n.op.traits)
         self.domain = first.operands[0].shape
         self.axes = first.ints("axes")
@@ -152,7 +150,10 @@ class _Reduction:
                     continue
                 seen.add(value)
                 if first_pass.setdefault(value, number) < number and _is_expensive(value.node):
-                    if value not in self.row_buffers and row * value.dtype.bytes <= _LARGEST_ROW_BUFFER:
+                    held = sum(row * v.dtype.bytes for v in self.row_buffers)
+                    # a row that is longer is computed again instead
+                    fits = held + row * value.dtype.bytes <= self.target.row_buffer_bytes
+                    if value not in self.row_buffers and fits:
                         shape = tuple(self.domain[d] for d in self.axes)
                         shape += (self.lanes,) if self.lanes_are_rows and self.lanes > 1 else ()
                         name = self.names.fresh("row")
