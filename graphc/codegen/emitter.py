@@ -153,6 +153,7 @@ class _Function:
         self, kernel: Kernel, target: Target, symbol: str, linkage: str, symbols: Mapping[int, str]
     ) -> None:
         self.kernel, self.target, self.symbol, self.linkage = kernel, target, symbol, linkage
+        self.launched = not linkage and target.has_threads  # by the host
         self.symbols = symbols  # of the kernels that it calls, by id; their names where it is not told
         self.w = Writer(target, kernel.name)
         self.memory = Memory(self.w)
@@ -170,14 +171,12 @@ class _Function:
         parameters = [self._parameter(b) for b in self.kernel.params] + [
             self._scalar(s.name) for s in self.kernel.scalars
         ]
-        entry = not self.linkage
-        launched = entry and bool(self.target.positions["thread"])
         self._block(self.kernel.body)
         attributes = f'nounwind "no-builtins" {self.target.function_attributes}'.rstrip()
-        if launched:
+        if self.launched:
             attributes += ' "nvvm.reqntid"="' + ",".join(map(str, launch_of(self.kernel).block)) + '"'
         linkage = f"{self.linkage} " if self.linkage else ""
-        convention = self.target.entry_convention if launched else ""
+        convention = self.target.entry_convention if self.launched else ""
         head = (
             f"define {linkage}{convention}void {quoted(self.symbol)}({', '.join(parameters)}) {attributes} {{"
         )
@@ -191,8 +190,11 @@ class _Function:
     def _parameter(self, buffer: Buffer) -> str:
         self.w.type(buffer.dtype)  # refuses what the target can't do
         name = self._local_name(buffer.name)
-        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space])
-        return f"{self.memory.pointer_type(buffer)} noalias align {buffer.dtype.bytes} {name}"
+        alignment = max(buffer.dtype.bytes, self.target.buffer_alignment if self.launched else 0)
+        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space], alignment)
+        # what no thread writes may come through the cache that isn't kept coherent
+        unwritten = "readonly " if self.launched and buffer.access == "in" else ""
+        return f"{self.memory.pointer_type(buffer)} noalias {unwritten}align {alignment} {name}"
 
     def _scalar(self, name: str) -> str:
         var = next(s for s in self.kernel.scalars if s.name == name)
@@ -219,11 +221,13 @@ class _Function:
         if buffer.space == "shared" and self.target.shared_storage == "module":
             name = quoted(f"{self.symbol}.{buffer.name}")
             place = f"addrspace({space}) global [{count} x {element}] undef"
-            self._globals.append(f"{name} = internal {place}, align {max(16, alignment)}")
+            known = max(self.target.buffer_alignment, alignment)
+            self._globals.append(f"{name} = internal {place}, align {known}")
+            self.memory.declare(buffer, name, space, known)
         else:
             name = self.w.fresh("%a")
             self.w.scopes[0].head.append(f"  {name} = alloca [{count} x {element}], align {alignment}")
-        self.memory.declare(buffer, name, space)
+            self.memory.declare(buffer, name, space)
 
     # Statements
 
