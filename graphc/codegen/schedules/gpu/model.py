@@ -10,7 +10,9 @@ from graphc.codegen.target import Device, Target
 from graphc.errors import CompileError
 
 THREADS = 256  # of a block, where nothing asks for another number: eight of them fill a multiprocessor
-_REGISTERS = 40  # of one thread, where a schedule doesn't say: what the maps and reductions of the benchmarks take
+_REGISTERS = (
+    40  # of one thread, where a schedule doesn't say: what the maps and reductions of the benchmarks take
+)
 # Blocks in the grid for each that is resident: later ones fill in where earlier ones end at different times.
 _WAVES = 4
 

@@ -17,7 +17,9 @@ from graphc.ir.types import i32, i64
 Work = Callable[[Expr], Sequence[Stmt]]
 
 
-def launch(names: Names, blocks: int, threads: int, body: Callable[[Expr, Expr], Sequence[Stmt]]) -> list[Stmt]:
+def launch(
+    names: Names, blocks: int, threads: int, body: Callable[[Expr, Expr], Sequence[Stmt]]
+) -> list[Stmt]:
     """`body(block, thread)` for each thread of a grid of one dimension."""
     block, thread = names.var("block"), names.var("thread")
     inner = loop(thread, 0, threads, body(block, thread), binding="thread")
