@@ -1,6 +1,6 @@
-"""The targets' own operations: what each means in numpy, by LLVM's name. One table for verifier, interpreter, emitter.
+"""The targets' own operations: what each means in numpy, by LLVM's name. One table for verifier, interpreter and emitter.
 
-In: a name. Out: an `IntrinsicMeaning`. A target's allow-list (`codegen.target`) says which of them it has.
+In: a name. Out: a function of arrays. A target's allow-list (`codegen.target`) says which of them it has.
 
 An *exchange* looks at the values of other threads: all threads of a block reach it together, as they do a barrier, and
 its meaning gets one value a thread, in the order of the threads (x fastest), of a whole block. It stands alone in a
@@ -10,7 +10,6 @@ its meaning gets one value a thread, in the order of the threads (x fastest), of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -18,14 +17,12 @@ import numpy as np
 WARP = 32  # threads that run in step
 Meaning = Callable[..., np.ndarray]
 
-
-@dataclass(frozen=True)
-class IntrinsicMeaning:
-    """`numpy` takes the arguments (one value a lane or uniform; of an exchange, one a thread) and gives the result."""
-
-    numpy: Meaning
-    arity: int
-    exchange: bool = False
+# arguments and result have one value a lane or are uniform
+INTRINSICS: dict[str, Meaning] = {
+    "llvm.fabs": np.abs,
+    "llvm.copysign": np.copysign,
+    "llvm.ctpop": lambda x: np.asarray(np.bitwise_count(x)).astype(x.dtype),
+}
 
 
 def _shuffled(source: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Meaning:
@@ -58,19 +55,10 @@ _SHUFFLES: Mapping[str, Meaning] = {
     "idx": _shuffled(lambda lane, delta, low: low | delta),
 }
 
-INTRINSICS: Mapping[str, IntrinsicMeaning] = MappingProxyType(
+EXCHANGES: Mapping[str, Meaning] = MappingProxyType(
     {
-        f"llvm.nvvm.shfl.sync.{mode}.{kind}": IntrinsicMeaning(meaning, 4, exchange=True)
+        f"llvm.nvvm.shfl.sync.{mode}.{kind}": meaning
         for mode, meaning in _SHUFFLES.items()
         for kind in ("f32", "i32")
     }
 )
-
-
-def is_exchange(name: str) -> bool:
-    """True of what looks at other threads' values.
-
-    >>> is_exchange("llvm.nvvm.shfl.sync.bfly.f32"), is_exchange("llvm.ctpop")
-    (True, False)
-    """
-    return name in INTRINSICS and INTRINSICS[name].exchange

@@ -6,13 +6,14 @@ of range and reads of cells that were never stored are errors here, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError, VerifyError
+from graphc.ir.intrinsics import EXCHANGES, INTRINSICS
 from graphc.ir.kernel import (
     Alloc,
     Apply,
@@ -44,10 +45,17 @@ from graphc.ir.kernel_print import operands, postorder
 from graphc.ir.kernel_verify import storage_size
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
 
-# The numpy meaning of the targets' own operations, by name; arguments and result have one value a lane or are uniform.
-INTRINSICS: dict[str, Callable[..., np.ndarray]] = {}
 
-Threads = Generator[Barrier, None, None]  # what runs until the next barrier, and says which one that is
+@dataclass(frozen=True)
+class _Meeting:
+    """Where threads wait for each other: a barrier or an exchange, with the arguments of each thread that came there."""
+
+    stmt: Barrier | Let
+    arguments: list[tuple[np.ndarray, ...]]
+
+
+# What runs until its threads meet; it is sent what the exchange gives each of them.
+Threads = Generator[_Meeting, "list[np.ndarray]", None]
 
 
 def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[int | float] = ()) -> None:
@@ -169,8 +177,10 @@ class _Interpreter:
         raise VerifyError(f"kernel @{self.kernel.name}: {op}: expected {expected}, got {got}")
 
     def run(self, state: _State) -> None:
-        for _ in self.block(self.kernel.body, state):
-            pass  # a barrier outside of thread loops: what comes before it is done
+        running = self.block(self.kernel.body, state)
+        meeting = next(running, None)
+        while meeting is not None:  # a barrier outside of thread loops: what comes before it is done
+            meeting = _resumed(running, self.exchange(meeting))
 
     # Statements
 
@@ -181,7 +191,12 @@ class _Interpreter:
             elif isinstance(stmt, If):
                 yield from self.branch(stmt, state)
             elif isinstance(stmt, Barrier):
-                yield stmt
+                yield _Meeting(stmt, [()])
+            elif isinstance(stmt, Let) and _is_exchange(stmt.value):
+                assert isinstance(stmt.value, Intrinsic)
+                arguments = tuple(self.value(a, state) for a in stmt.value.args)
+                (given,) = yield _Meeting(stmt, [arguments])
+                state.values[stmt.var.name] = given
             else:
                 self.simple(stmt, state)
 
@@ -230,15 +245,30 @@ class _Interpreter:
             thread = replace(state.own(), threads=True)
             thread.values[stmt.var.name] = np.array(number, np.int64)
             running.append(self.block(stmt.body, thread))
-        while running:
-            reached = [next(thread, None) for thread in running]
-            if all(barrier is None for barrier in reached):
-                return
-            first = reached[0]
-            if first is None or any(barrier is not first for barrier in reached):
-                self.fail("barrier", f"all threads of %{stmt.var.name} at the same barrier", "some elsewhere")
-            if state.threads:
-                yield first
+        reached = [next(thread, None) for thread in running]
+        while any(meeting is not None for meeting in reached):
+            here = [meeting for meeting in reached if meeting is not None]
+            if len(here) < len(reached) or any(meeting.stmt is not here[0].stmt for meeting in here):
+                op = "barrier" if isinstance(here[0].stmt, Barrier) else "exchange"
+                self.fail(op, f"all threads of %{stmt.var.name} at the same {op}", "some elsewhere")
+            together = _Meeting(here[0].stmt, [a for meeting in here for a in meeting.arguments])
+            given = iter((yield together) if state.threads else self.exchange(together))
+            reached = [
+                _resumed(thread, [next(given) for _ in meeting.arguments])
+                for thread, meeting in zip(running, here, strict=True)
+            ]
+
+    def exchange(self, meeting: _Meeting) -> list[np.ndarray]:
+        """What each thread of a block gets where all have met."""
+        stmt = meeting.stmt
+        if isinstance(stmt, Barrier):
+            return [np.asarray(0)] * len(meeting.arguments)
+        assert isinstance(stmt.value, Intrinsic)
+        try:
+            result = EXCHANGES[stmt.value.name](*map(np.array, zip(*meeting.arguments, strict=True)))
+        except ValueError as error:
+            self.fail("exchange", *str(error).split(", got ", 1))
+        return list(result.astype(stmt.var.dtype.numpy, copy=False))
 
     def branch(self, stmt: If, state: _State) -> Threads:
         condition = self.value(stmt.condition, state)
@@ -432,6 +462,18 @@ class _Interpreter:
                 repr(node.name),
             )
         return np.asarray(INTRINSICS[node.name](*args)).astype(node.dtype.numpy, copy=False)
+
+
+def _is_exchange(expr: Expr) -> bool:
+    return isinstance(expr, Intrinsic) and expr.name in EXCHANGES
+
+
+def _resumed(running: Threads, given: list[np.ndarray]) -> _Meeting | None:
+    """Goes on to the next meeting; `None` at the end."""
+    try:
+        return running.send(given)
+    except StopIteration:
+        return None
 
 
 def _reduced(fn: str, x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from graphc.errors import VerifyError
+from graphc.ir.intrinsics import EXCHANGES
 from graphc.ir.kernel import (
     Alloc,
     Apply,
@@ -150,6 +151,7 @@ class _Verifier:
         self.lets: dict[str, Expr] = {}
         self.types: dict[int, DType] = {}  # by id of the expression: asking it would descend each time
         self.stmt: Stmt | None = None
+        self.meets: Expr | None = None  # the exchange that stands alone in the statement
 
     # Errors
 
@@ -248,6 +250,7 @@ class _Verifier:
         if isinstance(stmt, For):
             self.loop(stmt, place)
         elif isinstance(stmt, Let):
+            self.exchange(stmt, place)
             lanes = self.expression(stmt.value, place)
             self.expect_type("a value", stmt.value, stmt.var.dtype)
             self.define(_Known(stmt.var, lanes))
@@ -358,6 +361,15 @@ class _Verifier:
         self.define(_Known(stmt.var, binding == "vector"))
         self.block(stmt.body, inner)
         del self.known[stmt.var.name]
+
+    def exchange(self, stmt: Let, place: _Place) -> None:
+        """An exchange between threads stands alone in a `let`: there the threads meet."""
+        if not isinstance(stmt.value, Intrinsic) or stmt.value.name not in EXCHANGES:
+            return
+        threads = any(loop.binding == "thread" for loop in place.concurrent)
+        self.check(threads, "an exchange inside of a thread loop", f"{stmt.value.name!r} outside")
+        self.check(place.vector is None, "an exchange outside of vector loops", f"{stmt.value.name!r} inside")
+        self.meets = stmt.value
 
     def alloc(self, buffer: Buffer, place: _Place) -> None:
         self.declaration(buffer)
@@ -535,6 +547,10 @@ class _Verifier:
         if isinstance(node, Reduce):
             return self.reduce(node, place), False
         self.check(isinstance(node, (Cast, Bitcast, Intrinsic)), "an expression", type(node).__name__)
+        if isinstance(node, Intrinsic) and node.name in EXCHANGES:
+            self.check(
+                node is self.meets, "an exchange alone in a let", f"{node.name!r} inside an expression"
+            )
         self.check(node.dtype.compiled, "a data type with arithmetic", node.dtype.name)
         if isinstance(node, Bitcast):
             bits = self.types[id(node.x)].bits
