@@ -37,7 +37,7 @@ from graphc.ir.kernel import (
     store,
 )
 from graphc.ir.kernel_print import print_expr
-from graphc.ir.types import f32
+from graphc.ir.types import bool_, f32
 
 Index = tuple[Expr, ...]
 Conversion = Callable[[Sequence[Expr]], Expr]  # from the elements of a word to the word
@@ -145,10 +145,9 @@ class Staging:
             _, free = self._spot(step)
             key = _key(free)
             if key not in self._free:
-                inside = self._inside(free)
                 flat = first + free
-                if not self.is_copied and inside is not None:
-                    flat = Apply("select", (inside, flat, index(0)))
+                if not self.is_copied:
+                    flat = _clamped(flat, self._inside(free))
                 self._free[key] = (
                     unravel(self.names, block, flat, self.free_extents) if self.side.free else ()
                 )
@@ -164,7 +163,10 @@ class Staging:
         return (at[1], at[0]) if self.along_summed else (at[0], at[1] * self.width)
 
     def _inside(self, free: Expr) -> Expr | None:
-        return self.start + free < self.extent if self.ragged else None
+        return _below(self.start + free, self.extent) if self.ragged else None
+
+    def _within(self, k: Expr) -> Expr | None:
+        return _below(k, self.depth) if self.ragged_depth else None
 
     def copies(self, step: Expr, stage: Expr) -> list[Stmt]:
         """Begins to copy the tile of this step of the summed dimension."""
@@ -175,9 +177,9 @@ class Staging:
         word, free = self._spot(n)
         block: list[Stmt] = []
         k = step * self.words + word
-        condition = self._inside(free)
-        if self.ragged_depth:
-            condition = _both(condition, k < self.depth)
+        condition = _both(self._inside(free), self._within(k))
+        if isinstance(condition, Const) and not condition.value:
+            return [store(self.shared, (stage, word, free), constant(f32, 0))]
         along = unravel(self.names, block, k, self.sums)
         found = self.evaluator.source(
             self.side.value, self.side.at(self.batch, self._free[_key(free)], along)
@@ -199,11 +201,9 @@ class Staging:
         block: list[Stmt] = []
         for element in range(self.word.elements):
             k = (step * self.words + word) * self.word.elements + element
-            inside = self._inside(free)
-            if self.ragged_depth:
-                within = k < self.depth
-                k = Apply("select", (within, k, index(0)))
-                inside = _both(inside, within)
+            within = self._within(k)
+            inside = _both(self._inside(free), within)
+            k = _clamped(k, within)
 
             def lanes(
                 lane: Expr, k: Expr = k, inside: Expr | None = inside, element: int = element
@@ -255,8 +255,23 @@ class Staging:
         return statements
 
 
-def _both(x: Expr | None, y: Expr) -> Expr:
-    return y if x is None else Apply("and", (x, y))
+def _below(i: Expr, n: int) -> Expr | None:
+    """``i < n``; `None` where it always holds."""
+    if isinstance(i, Const):
+        return None if i.value < n else constant(bool_, False)
+    return i < n
+
+
+def _both(x: Expr | None, y: Expr | None) -> Expr | None:
+    """The conjunction; `None` is true."""
+    if x is None or y is None:
+        return y if x is None else x
+    return next((e for e in (x, y) if isinstance(e, Const)), Apply("and", (x, y)))
+
+
+def _clamped(i: Expr, inside: Expr | None) -> Expr:
+    """The index where it is inside, 0 elsewhere: a safe address."""
+    return i if inside is None else Apply("select", (inside, i, index(0)))
 
 
 def _key(free: Expr) -> str:
