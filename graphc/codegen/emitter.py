@@ -25,14 +25,19 @@ from graphc.ir.kernel import (
     Barrier,
     Buffer,
     Call,
+    Commit,
     Const,
+    Copy,
     For,
     If,
     Kernel,
     Let,
+    Load,
     Prefetch,
     Stmt,
     Store,
+    Wait,
+    constant,
 )
 from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
@@ -42,6 +47,11 @@ _ATOMICS = {
     "int": {"add": "add", "min": "min", "max": "max"},
     "uint": {"add": "add", "min": "umin", "max": "umax"},
 }
+
+
+_COPY, _COMMIT, _WAIT = (
+    f"llvm.nvvm.cp.async.{what}" for what in ("ca.shared.global", "commit.group", "wait.group")
+)
 
 
 def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -> str:
@@ -146,6 +156,23 @@ def _lanes_of_loops(body: Sequence[Stmt]) -> dict[int, int]:
     return found
 
 
+def _plain_copy(stmt: Copy) -> tuple[Stmt, ...]:
+    """The same as loads and stores, which are done at once."""
+
+    def stores(copied: bool) -> tuple[Stmt, ...]:
+        found: list[Stmt] = []
+        for n in range(stmt.count):
+            at, source_at = (
+                (*indices[:-1], indices[-1] + n) if n else indices
+                for indices in (stmt.indices, stmt.source_indices)
+            )
+            zero = constant(stmt.buffer.dtype, 0)
+            found.append(Store(stmt.buffer, at, Load(stmt.source, source_at) if copied else zero))
+        return tuple(found)
+
+    return stores(True) if stmt.condition is None else (If(stmt.condition, stores(True), stores(False)),)
+
+
 class _Function:
     """One kernel on its way to text."""
 
@@ -165,6 +192,7 @@ class _Function:
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
             Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
+            Copy: self._copy, Commit: self._commit, Wait: self._wait,
         }  # fmt: skip
 
     def text(self) -> str:
@@ -287,6 +315,33 @@ class _Function:
         pointer = self.memory.pointer(stmt.buffer, place)
         kind = self.memory.pointer_type(stmt.buffer)
         self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
+
+    def _copy(self, stmt: Copy) -> None:
+        size = stmt.count * stmt.buffer.dtype.bytes
+        name = f"{_COPY}.{size}"
+        if name not in self.target.intrinsics:
+            self._scoped(_plain_copy(stmt))
+            return
+        self.memory.forget(stmt.buffer)
+        pointers = []
+        for buffer, indices in ((stmt.buffer, stmt.indices), (stmt.source, stmt.source_indices)):
+            pointer = self.memory.pointer(buffer, place_of(self.x.linear(buffer, indices)))
+            pointers.append(f"{self.memory.pointer_type(buffer)} {pointer}")
+        if stmt.condition is not None:
+            inside = self.x.value(stmt.condition)
+            read = self.w.select(inside, self.w.const(i32, size), self.w.const(i32, 0))
+            pointers.append(self.w.typed(read))
+            name += ".s"
+        self.w.line(f"call void @{name}({', '.join(pointers)})")
+
+    def _commit(self, stmt: Commit) -> None:
+        if _COMMIT in self.target.intrinsics:
+            self.w.line(f"call void @{_COMMIT}()")
+
+    def _wait(self, stmt: Wait) -> None:
+        if _WAIT in self.target.intrinsics:
+            self.w.line(f"call void @{_WAIT}(i32 {stmt.pending})")
+        self.memory.forget()
 
     def _barrier(self, stmt: Barrier) -> None:
         if self.target.barrier:

@@ -50,6 +50,13 @@ class Device:
     warp: int = 32
     threads_per_block: int = 1024
     access_bytes: int = 16  # of the widest load or store of one thread
+    # Rates of a multiprocessor in a cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020, tables 1 and 4): f32 and
+    # tensor-core multiply-adds (tf32, then halves), bytes of the second cache (5120 for all); and bytes of memory for
+    # the whole device (1555 GB/s at 1.41 GHz).
+    multiply_adds: int = 64
+    tensor_multiply_adds: tuple[int, int] = (512, 1024)
+    cache_bytes: float = 47.0
+    memory_bytes: float = 1100.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,8 @@ _NVPTX_INTRINSICS = frozenset(
         "shfl.sync.up.i32", "shfl.sync.idx.f32", "shfl.sync.idx.i32", "redux.sync.add", "redux.sync.min",
         "redux.sync.max", "f2tf32.rna", "ex2.approx.f", "lg2.approx.f", "rsqrt.approx.f", "tanh.approx.f32",
         *(f"read.ptx.sreg.{what}.{axis}" for what in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"),
-        "read.ptx.sreg.laneid",
+        "read.ptx.sreg.laneid", "cp.async.commit.group", "cp.async.wait.group",
+        *(f"cp.async.ca.shared.global.{size}" for size in (4, 8, 16)),
     )
 )  # fmt: skip
 

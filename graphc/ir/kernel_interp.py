@@ -7,7 +7,7 @@ of range and reads of cells that were never stored are errors here, whatever the
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
@@ -23,7 +23,9 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
     Expr,
     For,
     If,
@@ -37,6 +39,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
 )
 from graphc.ir.kernel_print import operands, postorder
 from graphc.ir.kernel_verify import storage_size
@@ -143,6 +146,9 @@ def _allocate(buffer: Buffer) -> _View:
     return _View(buffer, np.zeros(size, buffer.dtype.numpy), np.zeros(size, bool))
 
 
+_Copied = tuple[_View, np.ndarray, np.ndarray]  # where a copy goes, and its elements
+
+
 @dataclass(frozen=True)
 class _State:
     """What a statement sees. A thread has its own variables and buffers, made by copying the dictionaries."""
@@ -152,9 +158,12 @@ class _State:
     lanes: int = 0  # of the vector loop around; 0 outside
     mask: np.ndarray | None = None  # the active lanes; None: all of them
     threads: bool = False  # one of several threads, which wait for each other
+    copies: list[list[_Copied]] = field(
+        default_factory=lambda: [[]]
+    )  # groups that are not done; the last is open
 
     def own(self) -> _State:
-        return replace(self, values=dict(self.values), views=dict(self.views))
+        return replace(self, values=dict(self.values), views=dict(self.views), copies=[[]])
 
 
 class _Interpreter:
@@ -201,6 +210,15 @@ class _Interpreter:
             state.views[stmt.buffer.name] = _allocate(stmt.buffer)
         elif isinstance(stmt, Call):
             self.call(stmt, state)
+        elif isinstance(stmt, Copy):
+            self.copy(stmt, state)
+        elif isinstance(stmt, Commit):
+            state.copies.append([])
+        elif isinstance(stmt, Wait):
+            while len(state.copies) - 1 > stmt.pending:
+                for view, at, elements in state.copies.pop(0):
+                    view.storage[at] = elements
+                    view.marks[at] = True
         elif isinstance(stmt, Prefetch):
             self.addresses("prefetch", stmt.buffer, [self.value(i, state) for i in stmt.indices], state)
         else:
@@ -300,6 +318,29 @@ class _Interpreter:
                             f"windows for {names} that do not overlap",
                             f"{shared.size} shared elements",
                         )
+
+    def copy(self, stmt: Copy, state: _State) -> None:
+        """The elements are undefined from now on, and get their values when the copy is waited for."""
+        view, steps = state.views[stmt.buffer.name], np.arange(stmt.count)
+
+        def spots(buffer: Buffer, indices: Sequence[Expr]) -> np.ndarray:
+            where = [self.value(i, state) for i in indices]
+            ends = (
+                [self.addresses("copy", buffer, [*where[:-1], where[-1] + n], state) for n in (0, steps[-1])]
+                if where
+                else [self.addresses("copy", buffer, where, state)]
+            )
+            return np.asarray(ends[0] + steps)
+
+        elements = np.zeros(stmt.count, stmt.buffer.dtype.numpy)
+        if stmt.condition is None or self.scalar(stmt.condition, state):
+            source = state.views[stmt.source.name]
+            places = spots(stmt.source, stmt.source_indices)
+            self.check_stored("copy", source, places)
+            elements = source.storage[places]
+        at = spots(stmt.buffer, stmt.indices)
+        view.marks[at] = False
+        state.copies[-1].append((view, at, elements))
 
     def atomic(self, stmt: Atomic, state: _State) -> None:
         """Each active lane in turn, also where all lanes say the same."""

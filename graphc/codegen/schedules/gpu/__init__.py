@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from graphc.codegen.schedules.gpu.contract import schedule_contract
 from graphc.codegen.schedules.gpu.map_ import schedule_map
-from graphc.codegen.schedules.gpu.plain import schedule_contract
 from graphc.codegen.schedules.gpu.reduce import schedule_reduce
 from graphc.codegen.schedules.gpu.scatter import schedule_scatter
 from graphc.codegen.target import Target
