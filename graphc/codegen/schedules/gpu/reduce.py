@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.codegen.schedules.collapse import collapse
+from graphc.codegen.schedules.collapse import absorb_reshapes, collapse
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.gpu.model import THREADS, device_of, grid_of
 from graphc.codegen.schedules.gpu.threads import Exchange, launch, power_of_two, unravel
@@ -85,6 +85,7 @@ def team_of(device: Device, rows: int, length: int, members_are_neighbours: bool
 
 def schedule_reduce(region: Graph, target: Target, in_place: Mapping[int, int]) -> Kernel:
     """A kernel that computes all results of the region, each row by its team."""
+    region = absorb_reshapes(region)
     reduction = next(n for n in region.nodes if "reduction" in n.op.traits)
     region = collapse(region, reduction.operands[0].shape, reduction.ints("axes"))
     return _Reduction(region, target, in_place).kernel()
