@@ -184,7 +184,7 @@ class _Apart:
         run = _longest_run(first.operands[0].shape, first.ints("axes"))
         axis = len([d for d in range(run.start) if d not in first.ints("axes")])
         done = {n.results[0]: n for n in reductions}
-        members = [n for n in _needed(outputs, {**self.outer, **dict.fromkeys(done)})]
+        members = _needed(outputs, {**self.outer, **dict.fromkeys(done)})
         read = list(dict.fromkeys(v for n in members for v in n.operands if v in self.outer))
         inner = Builder()
         copies = inner.inputs_for([*read, *partial.values()])
