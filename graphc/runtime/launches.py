@@ -27,7 +27,7 @@ from graphc.runtime.abi import ArrayInfo, ProgramInfo
 
 VERSION = 1
 ALIGNMENT = 64  # bytes, of every value in the arena and among the constants
-POINTER_BYTES = 8
+ARGUMENT_ALIGNMENT = 16  # bytes, of inputs and outputs: the widest access of one thread
 
 Dimensions = tuple[int, int, int]
 Memory = Literal["input", "output", "arena", "constant"]
