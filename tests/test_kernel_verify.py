@@ -209,14 +209,6 @@ RULES = [
         "store: expected lanes 0 to 8 for the last dimension of register buffer %r, got lanes 0 to 4",
     ),
     (
-        f"alloc %r: f32[8] reg {LANES} {{ store %r[%l] = 1.0 }} store %y[0] = load %r[3]",
-        "store: expected register buffer %r accessed by lane as before, got by element",
-    ),
-    (
-        f"alloc %r: f32[8] reg store %r[3] = 1.0 {LANES} {{ store %y[%l] = load %r[%l] }}",
-        "store: expected register buffer %r accessed by element as before, got by lane",
-    ),
-    (
         "alloc %r: f32[4] reg atomic add %r[0] = 1.0",
         "atomic: expected an atomic step on memory, got register buffer %r",
     ),

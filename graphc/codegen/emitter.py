@@ -25,14 +25,19 @@ from graphc.ir.kernel import (
     Barrier,
     Buffer,
     Call,
+    Commit,
     Const,
+    Copy,
     For,
     If,
     Kernel,
     Let,
+    Load,
     Prefetch,
     Stmt,
     Store,
+    Wait,
+    constant,
 )
 from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
@@ -42,6 +47,11 @@ _ATOMICS = {
     "int": {"add": "add", "min": "min", "max": "max"},
     "uint": {"add": "add", "min": "umin", "max": "umax"},
 }
+
+
+_COPY, _COMMIT, _WAIT = (
+    f"llvm.nvvm.cp.async.{what}" for what in ("ca.shared.global", "commit.group", "wait.group")
+)
 
 
 def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -> str:
@@ -146,6 +156,23 @@ def _lanes_of_loops(body: Sequence[Stmt]) -> dict[int, int]:
     return found
 
 
+def _plain_copy(stmt: Copy) -> tuple[Stmt, ...]:
+    """The same as loads and stores, which are done at once."""
+
+    def stores(copied: bool) -> tuple[Stmt, ...]:
+        found: list[Stmt] = []
+        for n in range(stmt.count):
+            at, source_at = (
+                (*indices[:-1], indices[-1] + n) if n else indices
+                for indices in (stmt.indices, stmt.source_indices)
+            )
+            zero = constant(stmt.buffer.dtype, 0)
+            found.append(Store(stmt.buffer, at, Load(stmt.source, source_at) if copied else zero))
+        return tuple(found)
+
+    return stores(True) if stmt.condition is None else (If(stmt.condition, stores(True), stores(False)),)
+
+
 class _Function:
     """One kernel on its way to text."""
 
@@ -153,6 +180,7 @@ class _Function:
         self, kernel: Kernel, target: Target, symbol: str, linkage: str, symbols: Mapping[int, str]
     ) -> None:
         self.kernel, self.target, self.symbol, self.linkage = kernel, target, symbol, linkage
+        self.launched = not linkage and target.has_threads  # by the host
         self.symbols = symbols  # of the kernels that it calls, by id; their names where it is not told
         self.w = Writer(target, kernel.name)
         self.memory = Memory(self.w)
@@ -164,20 +192,19 @@ class _Function:
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
             Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
+            Copy: self._copy, Commit: self._commit, Wait: self._wait,
         }  # fmt: skip
 
     def text(self) -> str:
         parameters = [self._parameter(b) for b in self.kernel.params] + [
             self._scalar(s.name) for s in self.kernel.scalars
         ]
-        entry = not self.linkage
-        launched = entry and bool(self.target.positions["thread"])
         self._block(self.kernel.body)
         attributes = f'nounwind "no-builtins" {self.target.function_attributes}'.rstrip()
-        if launched:
+        if self.launched:
             attributes += ' "nvvm.reqntid"="' + ",".join(map(str, launch_of(self.kernel).block)) + '"'
         linkage = f"{self.linkage} " if self.linkage else ""
-        convention = self.target.entry_convention if launched else ""
+        convention = self.target.entry_convention if self.launched else ""
         head = (
             f"define {linkage}{convention}void {quoted(self.symbol)}({', '.join(parameters)}) {attributes} {{"
         )
@@ -191,8 +218,11 @@ class _Function:
     def _parameter(self, buffer: Buffer) -> str:
         self.w.type(buffer.dtype)  # refuses what the target can't do
         name = self._local_name(buffer.name)
-        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space])
-        return f"{self.memory.pointer_type(buffer)} noalias align {buffer.dtype.bytes} {name}"
+        alignment = max(buffer.dtype.bytes, self.target.buffer_alignment if self.launched else 0)
+        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space], alignment)
+        # what no thread writes may come through the cache that isn't kept coherent
+        unwritten = "readonly " if self.launched and buffer.access == "in" else ""
+        return f"{self.memory.pointer_type(buffer)} noalias {unwritten}align {alignment} {name}"
 
     def _scalar(self, name: str) -> str:
         var = next(s for s in self.kernel.scalars if s.name == name)
@@ -219,11 +249,13 @@ class _Function:
         if buffer.space == "shared" and self.target.shared_storage == "module":
             name = quoted(f"{self.symbol}.{buffer.name}")
             place = f"addrspace({space}) global [{count} x {element}] undef"
-            self._globals.append(f"{name} = internal {place}, align {max(16, alignment)}")
+            known = max(self.target.buffer_alignment, alignment)
+            self._globals.append(f"{name} = internal {place}, align {known}")
+            self.memory.declare(buffer, name, space, known)
         else:
             name = self.w.fresh("%a")
             self.w.scopes[0].head.append(f"  {name} = alloca [{count} x {element}], align {alignment}")
-        self.memory.declare(buffer, name, space)
+            self.memory.declare(buffer, name, space)
 
     # Statements
 
@@ -283,6 +315,33 @@ class _Function:
         pointer = self.memory.pointer(stmt.buffer, place)
         kind = self.memory.pointer_type(stmt.buffer)
         self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
+
+    def _copy(self, stmt: Copy) -> None:
+        size = stmt.count * stmt.buffer.dtype.bytes
+        name = f"{_COPY}.{size}"
+        if name not in self.target.intrinsics:
+            self._scoped(_plain_copy(stmt))
+            return
+        self.memory.forget(stmt.buffer)
+        pointers = []
+        for buffer, indices in ((stmt.buffer, stmt.indices), (stmt.source, stmt.source_indices)):
+            pointer = self.memory.pointer(buffer, place_of(self.x.linear(buffer, indices)))
+            pointers.append(f"{self.memory.pointer_type(buffer)} {pointer}")
+        if stmt.condition is not None:
+            inside = self.x.value(stmt.condition)
+            read = self.w.select(inside, self.w.const(i32, size), self.w.const(i32, 0))
+            pointers.append(self.w.typed(read))
+            name += ".s"
+        self.w.line(f"call void @{name}({', '.join(pointers)})")
+
+    def _commit(self, stmt: Commit) -> None:
+        if _COMMIT in self.target.intrinsics:
+            self.w.line(f"call void @{_COMMIT}()")
+
+    def _wait(self, stmt: Wait) -> None:
+        if _WAIT in self.target.intrinsics:
+            self.w.line(f"call void @{_WAIT}(i32 {stmt.pending})")
+        self.memory.forget()
 
     def _barrier(self, stmt: Barrier) -> None:
         if self.target.barrier:

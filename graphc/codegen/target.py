@@ -34,6 +34,32 @@ _MEASURED_INTRINSICS = _PORTABLE_INTRINSICS | {"llvm.prefetch", "llvm.arithmetic
 
 
 @dataclass(frozen=True)
+class Device:
+    """What a processor with many threads offers, for launch shapes: numbers of one multiprocessor, and how many there are.
+
+    The numbers are those of compute capability 8.0 (CUDA C++ Programming Guide, "Technical Specifications per Compute
+    Capability") and of an A100's 108 multiprocessors. No result depends on them: sums are split by shape alone.
+    """
+
+    multiprocessors: int = 108
+    threads: int = 2048  # that are resident in one multiprocessor
+    blocks: int = 32
+    registers: int = 65536
+    shared_bytes: int = 164 << 10
+    shared_bytes_per_block: int = 48 << 10  # that a kernel may declare
+    warp: int = 32
+    threads_per_block: int = 1024
+    access_bytes: int = 16  # of the widest load or store of one thread
+    # Rates of a multiprocessor in a cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020, tables 1 and 4): f32 and
+    # tensor-core multiply-adds (tf32, then halves), bytes of the second cache (5120 for all); and bytes of memory for
+    # the whole device (1555 GB/s at 1.41 GHz).
+    multiply_adds: int = 64
+    tensor_multiply_adds: tuple[int, int] = (512, 1024)
+    cache_bytes: float = 47.0
+    memory_bytes: float = 1100.0
+
+
+@dataclass(frozen=True)
 class Target:
     """A machine that graphc generates code for, as data: nothing else in codegen asks for a target's name.
 
@@ -65,6 +91,9 @@ class Target:
     address_spaces: Mapping[str, int] = field(default_factory=lambda: _FLAT, hash=False)
     # The intrinsics that say where in the launch a thread is (x, y, z); none: the loop is an ordinary one.
     positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
+    device: Device | None = None  # where the loops over blocks and threads are given to hardware
+    # Bytes that every buffer of a launched kernel is aligned to; 0: its elements' alignment is all that is promised.
+    buffer_alignment: int = 0
     barrier: str = ""  # the instruction, empty where a kernel runs on one thread
     shared_storage: Literal["stack", "module"] = "stack"
     entry_convention: str = ""  # calling convention of kernels that the host launches
@@ -74,6 +103,11 @@ class Target:
     def lanes(self, dtype: DType) -> int:
         """How many elements of `dtype` one vector register holds; 1 where there are no vectors."""
         return max(1, self.vector_bits // (8 * dtype.bytes))
+
+    @property
+    def has_threads(self) -> bool:
+        """True where the host launches kernels on blocks of threads."""
+        return self.device is not None
 
     @property
     def identity(self) -> str:
@@ -104,7 +138,8 @@ _NVPTX_INTRINSICS = frozenset(
         "shfl.sync.up.i32", "shfl.sync.idx.f32", "shfl.sync.idx.i32", "redux.sync.add", "redux.sync.min",
         "redux.sync.max", "f2tf32.rna", "ex2.approx.f", "lg2.approx.f", "rsqrt.approx.f", "tanh.approx.f32",
         *(f"read.ptx.sreg.{what}.{axis}" for what in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"),
-        "read.ptx.sreg.laneid",
+        "read.ptx.sreg.laneid", "cp.async.commit.group", "cp.async.wait.group",
+        *(f"cp.async.ca.shared.global.{size}" for size in (4, 8, 16)),
     )
 )  # fmt: skip
 
@@ -150,6 +185,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                    "block": tuple(f"llvm.nvvm.read.ptx.sreg.ctaid.{axis}" for axis in "xyz"),
                    "thread": tuple(f"llvm.nvvm.read.ptx.sreg.tid.{axis}" for axis in "xyz"),
                }),
+               device=Device(), buffer_alignment=16,
                barrier="call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)",
                shared_storage="module", entry_convention="ptx_kernel "),
     )

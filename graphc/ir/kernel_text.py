@@ -27,7 +27,9 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
     Expr,
     For,
     If,
@@ -42,6 +44,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
     constant,
 )
 from graphc.ir.kernel_print import COMPARISON, INFIX, MAX_BLOCKS, PREFIX, print_expr, print_kernel
@@ -436,6 +439,20 @@ class _Parser:
     def prefetch(self) -> Stmt:
         return Prefetch(*self.place())
 
+    def copy(self) -> Stmt:
+        count = self.integer("a number of elements")
+        buffer, indices = self.place()
+        self.expect("=")
+        source, source_indices = self.place()
+        condition = self.expression() if self.accept("if") else None
+        return Copy(buffer, indices, source, source_indices, count, condition)
+
+    def commit(self) -> Stmt:
+        return Commit()
+
+    def wait(self) -> Stmt:
+        return Wait(self.integer("a number of groups"))
+
     def call(self) -> Stmt:
         token = self.token
         name = self.name("@", "a kernel's name @name")
@@ -611,4 +628,7 @@ _STATEMENTS: dict[str, Callable[[_Parser], Stmt | None]] = {
     "call": _Parser.call,
     "atomic": _Parser.atomic,
     "prefetch": _Parser.prefetch,
+    "copy": _Parser.copy,
+    "commit": _Parser.commit,
+    "wait": _Parser.wait,
 }
