@@ -51,11 +51,11 @@ class Device:
     threads_per_block: int = 1024
     access_bytes: int = 16  # of the widest load or store of one thread
     # Rates of a multiprocessor in a cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020, tables 1 and 4): f32 and
-    # tensor-core multiply-adds (tf32, then halves), bytes of the second cache (5120 for all); and bytes of memory for
-    # the whole device (1555 GB/s at 1.41 GHz).
+    # tensor-core multiply-adds (tf32, then halves), bytes of the second cache (half of its 5120 for all); and bytes of
+    # memory for the whole device (1555 GB/s at 1.41 GHz).
     multiply_adds: int = 64
     tensor_multiply_adds: tuple[int, int] = (512, 1024)
-    cache_bytes: float = 47.0
+    cache_bytes: float = 24.0
     memory_bytes: float = 1100.0
 
 

@@ -6,16 +6,19 @@ chunks of the summed dimension, never on the device's load.
 
 The model. Blocks are dealt out to multiprocessors in rounds of as many as are resident together (the scarcest of
 registers, shared memory, threads and blocks decides: CUDA Occupancy Calculator). A round goes through the summed
-dimension in steps of a tile's depth; a step of r resident blocks costs, in cycles, the largest of
+dimension in steps of a tile's depth. What a step of r resident blocks takes, in cycles:
 
-- their multiply-adds over the multiprocessor's rate (``device.multiply_adds`` a cycle, of tensor cores `tensor_rate`),
-- the wavefronts of their loads from shared memory (128 bytes a cycle),
-- the bytes that they fetch over the multiprocessor's share of the second cache's bandwidth,
-- the latency of memory over the tiles that are under way (one less than the stages),
+- its multiply-adds over the multiprocessor's rate, of which each resident warp has an eighth at most (two for each of
+  the four schedulers: one waits for shared memory while the other one multiplies),
+- the wavefronts of its loads from shared memory (128 bytes a cycle),
+- the bytes that it fetches over the multiprocessor's share of the second cache's bandwidth,
+- the instructions that copy them.
 
-and a barrier. The last round holds what is left (its tail is cheaper for each block, but not in proportion). No product
-takes less than its operands and results need to come from memory once (the roofline: Williams, Waterman and Patterson,
-Communications of the ACM 52(4), 2009).
+The largest counts, and `_EXPOSED` of the others, which it doesn't quite hide. No step is shorter than memory's latency
+over the tiles that are under way (one less than the stages); each ends with a barrier. The last round holds what is
+left: its blocks have the multiprocessors to themselves, but are fewer. No product takes less than its operands and
+results need to come from memory once (the roofline: Williams, Waterman and Patterson, Communications of the ACM 52(4),
+2009).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from graphc.codegen.schedules.gpu.model import resident_blocks
-from graphc.codegen.schedules.operands import Product
+from graphc.codegen.schedules.operands import Product, Side
 from graphc.codegen.target import Device
 
 VECTOR = 4  # f32 elements of a 16-byte access
@@ -33,7 +36,10 @@ _BARRIER = 40.0  # cycles of a barrier, a wait and the first loads from shared m
 _LATENCY = 600.0  # cycles until memory answers
 _START = 1500.0  # cycles of a block before its first step and after its last one
 _LAUNCH = 3000.0  # cycles of a launch
-_SHARED_BANDWIDTH = 128  # bytes of shared memory that a multiprocessor reads in a cycle
+_WAVEFRONTS = 2  # of a warp's 16-byte load: many of its lanes read the same address
+_COPY = 4.0  # cycles of a warp's copy to shared memory, with its addresses
+_EXPOSED = 0.25
+_WARPS = 8  # that keep a multiprocessor's arithmetic busy
 _OTHER_REGISTERS = 40  # of a thread: addresses, counters, what the compiler keeps
 _LARGEST_ACCUMULATORS = 64
 
@@ -113,23 +119,31 @@ def cost(tiling: Tiling, product: Product, device: Device) -> float:
     steps = -(-depth // tiling.depth)
     resident = resident_blocks(device, tiling.threads, tiling.registers, tiling.shared_bytes)
     rounds, left_over = divmod(blocks, device.multiprocessors * resident)
-    cycles = rounds * (_START + steps * _step(tiling, device, resident))
+    cycles = rounds * (_START + steps * _step(tiling, product, device, resident))
     if left_over:
-        cycles += _START + steps * _step(tiling, device, -(-left_over // device.multiprocessors))
+        cycles += _START + steps * _step(tiling, product, device, -(-left_over // device.multiprocessors))
     elements = sum(side.value.type.size for side in (product.left, product.right))
     moved = 4 * (elements + product.accesses * product.result.type.size)
     return _LAUNCH + max(cycles, moved / device.memory_bytes)
 
 
-def _step(tiling: Tiling, device: Device, resident: int) -> float:
+def _step(tiling: Tiling, product: Product, device: Device, resident: int) -> float:
     """Cycles of a step of the summed dimension, of all resident blocks together."""
-    multiply_adds = tiling.rows * tiling.columns * tiling.depth / device.multiply_adds
+    busy = min(1.0, resident * tiling.threads / device.warp / _WARPS)
+    multiply_adds = tiling.rows * tiling.columns * tiling.depth / (busy * device.multiply_adds)
     vectors = tiling.thread_rows / min(tiling.thread_rows, VECTOR) + tiling.thread_columns / VECTOR
-    # a warp's 16-byte loads repeat addresses: two wavefronts each
-    wavefronts = tiling.threads / device.warp * tiling.depth * vectors * 2
-    fetched = 4 * tiling.depth * (tiling.rows + tiling.columns)
-    work = resident * max(multiply_adds, wavefronts * 128 / _SHARED_BANDWIDTH, fetched / device.cache_bytes)
+    wavefronts = tiling.threads / device.warp * tiling.depth * vectors * _WAVEFRONTS
+    fetched = 4 * tiling.depth * (tiling.rows + tiling.columns) / device.cache_bytes
+    left, right = (product.right, product.left) if tiling.swapped else (product.left, product.right)
+    pieces = sum(tiling.depth * n / _width(side) for n, side in ((tiling.rows, left), (tiling.columns, right)))
+    parts = (multiply_adds, wavefronts, fetched, pieces / device.warp * _COPY)
+    work = resident * (max(parts) + _EXPOSED * (sum(parts) - max(parts)))
     return max(work, _LATENCY / (tiling.stages - 1)) + _BARRIER
+
+
+def _width(side: Side) -> int:
+    """Elements that one access brings to shared memory, roughly: `staging.Staging.width` knows."""
+    return VECTOR if side.free_stride == 1 and side.extent % VECTOR == 0 else 1
 
 
 def choose_tiling(product: Product, device: Device) -> Tiling:
