@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node, Value
+from graphc.ir.kernel import Apply, Buffer, Cast, Expr, Load, Stmt, store
 from graphc.ir.scalar import PRIMITIVES
 
 
@@ -83,6 +84,25 @@ def plan_passes(
                     continue
             stack.extend(value.node.operands)
     return passes
+
+
+def accumulate(
+    node: Node, cells: tuple[Buffer, ...], value: Expr, position: Expr, where: tuple[Expr, ...]
+) -> list[Stmt]:
+    """A reduction's accumulators (an index reduction has a second one, for the index) with one more element."""
+    best = Load(cells[0], where)
+    if len(cells) == 1:
+        return [store(cells[0], where, Apply(node.op.combine, (best, value)))]
+    better: Expr = Apply("gt" if node.op.combine == "max" else "lt", (value, best))
+    if value.dtype.is_float:  # the first NaN wins
+        fresh_nan = Apply("and", (Apply("ne", (value, value)), Apply("eq", (best, best))))
+        better = Apply("or", (better, fresh_nan))
+    here = Cast(cells[1].dtype, position)
+    return [
+        # the index first: it asks for the old best
+        store(cells[1], where, Apply("select", (better, here, Load(cells[1], where)))),
+        store(cells[0], where, Apply("select", (better, value, best))),
+    ]
 
 
 def is_expensive(node: Node) -> bool:

@@ -16,14 +16,12 @@ from graphc.codegen.schedules.byproduct import begin, byproducts, update
 from graphc.codegen.schedules.collapse import collapse
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
-from graphc.codegen.schedules.phases import Pass, is_expensive, phases, plan_passes
+from graphc.codegen.schedules.phases import Pass, accumulate, is_expensive, phases, plan_passes
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import (
     Alloc,
-    Apply,
     Buffer,
-    Cast,
     Expr,
     Kernel,
     Load,
@@ -249,9 +247,9 @@ class _Reduction:
             with self.evaluator.scope() as inside:
                 values = {v: self.evaluator.at(v, where) for v in (*roots, *step.buffered)}
                 for node, cells in accumulators.items():
-                    inside += _accumulate(
-                        node, cells, values[node.operands[0]], along[-1] if along else index(0), cell_lane
-                    )
+                    position = along[-1] if along else index(0)
+                    at = (cell_lane,) if cells[0].shape else ()
+                    inside += accumulate(node, cells, values[node.operands[0]], position, at)
                 for value in step.buffered:
                     buffer = self.row_buffers[value]
                     spot = (*along, cell_lane) if len(buffer.shape) > len(along) else along
@@ -324,21 +322,3 @@ class _Reduction:
             return inside
 
         return self._lanewise(base, active, body)
-
-
-def _accumulate(node: Node, cells: tuple[Buffer, ...], value: Expr, position: Expr, lane: Expr) -> list[Stmt]:
-    where = (lane,) if cells[0].shape else ()
-    best = Load(cells[0], tuple(where))
-    if len(cells) == 1:
-        return [store(cells[0], where, Apply(node.op.combine, (best, value)))]
-    better: Expr = Apply("gt" if node.op.combine == "max" else "lt", (value, best))
-    if value.dtype.is_float:  # the first NaN wins
-        fresh_nan = Apply("and", (Apply("ne", (value, value)), Apply("eq", (best, best))))
-        better = Apply("or", (better, fresh_nan))
-    here = Cast(cells[1].dtype, position)
-    kept = Load(cells[1], tuple(where))
-    return [
-        # the index first: it asks for the old best
-        store(cells[1], where, Apply("select", (better, here, kept))),
-        store(cells[0], where, Apply("select", (better, value, best))),
-    ]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from graphc.codegen.schedules.evaluate import Names
 from graphc.codegen.schedules.gpu.model import THREADS, grid_of
 from graphc.codegen.target import Device
-from graphc.ir.kernel import Cast, Const, Expr, If, Let, Stmt, Var, index, loop
-from graphc.ir.types import i32, i64
+from graphc.ir.kernel import Apply, Bitcast, Cast, Const, Expr, If, Intrinsic, Let, Stmt, Var, index, loop
+from graphc.ir.types import f32, f64, i32, i64
 
 Work = Callable[[Expr], Sequence[Stmt]]
 
@@ -31,6 +31,8 @@ def each(names: Names, device: Device, count: int, work: Work, threads: int = TH
 
     Where the grid has a thread for each i, there is no loop.
     """
+    if count == 0:
+        return []
     threads = min(threads, max(device.warp, -(-count // device.warp) * device.warp))
     needed = -(-count // threads)
     blocks = grid_of(device, needed, threads)
@@ -81,3 +83,45 @@ def _named(names: Names, block: list[Stmt], value: Expr) -> Expr:
     var = Var(names.fresh("at"), value.dtype)
     block.append(Let(var, value))
     return var
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that isn't below the number.
+
+    >>> power_of_two(5), power_of_two(8), power_of_two(0)
+    (8, 8, 1)
+    """
+    return 1 << max(number - 1, 0).bit_length()
+
+
+class Exchange:
+    """Values that threads combine with those of other threads; what it names goes to `block`."""
+
+    def __init__(self, names: Names, block: list[Stmt]) -> None:
+        self.names = names
+        self.block = block
+
+    def named(self, value: Expr) -> Expr:
+        return _named(self.names, self.block, value)
+
+    def partner(self, value: Expr, distance: int) -> Expr:
+        """The value that the lane whose number differs in this one bit has."""
+        dtype = value.dtype
+        if dtype is f32:
+            return self._shuffled("f32", value, distance)
+        if dtype is i32:
+            return self._shuffled("i32", value, distance)
+        if dtype.bytes < i32.bytes:
+            return self.named(Cast(dtype, self._shuffled("i32", Cast(i32, value), distance)))
+        bits = self.named(Bitcast(i64, value) if dtype is f64 else value)
+        low = self._shuffled("i32", Cast(i32, bits), distance)
+        high = self._shuffled("i32", Cast(i32, Apply("shr", (bits, Const(i64, 32)))), distance)
+        low = Apply("and", (Cast(i64, low), Const(i64, 0xFFFFFFFF)))
+        whole = self.named(Apply("or", (Apply("shl", (Cast(i64, high), Const(i64, 32))), low)))
+        return self.named(Bitcast(f64, whole)) if dtype is f64 else whole
+
+    def _shuffled(self, kind: str, value: Expr, distance: int) -> Expr:
+        every, clamp = Const(i32, -1), Const(i32, 31)
+        dtype = f32 if kind == "f32" else i32
+        args = (every, self.named(value), Const(i32, distance), clamp)
+        return self.named(Intrinsic(f"llvm.nvvm.shfl.sync.bfly.{kind}", args, dtype))
