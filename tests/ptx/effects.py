@@ -91,7 +91,14 @@ _COMBINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "exch": lambda old, new: new,
 }  # fmt: skip
-_ATOMIC_KINDS = r"add\.(?:u32|s32|u64|f32|f64)|(?:min|max)\.(?:u32|s32|u64|s64)|(?:and|or|xor)\.(?:b32|b64)|(?:exch|cas)\.(?:b32|b64)"
+_ATOMIC_KINDS = "|".join(
+    (
+        r"add\.(?:u32|s32|u64|f32|f64)",
+        r"(?:min|max)\.(?:u32|s32|u64|s64)",
+        r"(?:and|or|xor)\.(?:b32|b64)",
+        r"(?:exch|cas)\.(?:b32|b64)",
+    )
+)
 _ORDER = r"(?:\.relaxed)?(?:\.(?:gpu|sys))?"
 
 
