@@ -227,6 +227,19 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
 })  # fmt: skip
 
 
+# What differs from an A100 (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): the numbers
+# of one multiprocessor are the architecture's, their count is that of its largest product.
+_DEVICES: Mapping[str, Device] = MappingProxyType({
+    "sm_80": Device(),
+    "sm_86": Device(multiprocessors=84, threads=1536, blocks=16, shared_bytes=100 << 10),
+    "sm_87": Device(multiprocessors=16, threads=1536, blocks=16),
+    "sm_89": Device(multiprocessors=142, threads=1536, blocks=24, shared_bytes=100 << 10),
+    "sm_90": Device(multiprocessors=132, shared_bytes=228 << 10),
+    "sm_100": Device(multiprocessors=148, shared_bytes=228 << 10),
+    "sm_120": Device(multiprocessors=170, threads=1536, blocks=24, shared_bytes=100 << 10),
+})  # fmt: skip
+
+
 class Host(NamedTuple):
     """What LLVM says of this machine."""
 
@@ -311,8 +324,26 @@ def _host_caches() -> tuple[int, ...]:
     return tuple(size for _, size in sorted(found) if size) or Target("", "").cache_bytes
 
 
+def with_arch(target: Target, arch: str) -> Target:
+    """The target for another architecture of its family; its code runs on that one and on later ones.
+
+    Raises `TargetError` where the target has no architectures or none of that name.
+
+    >>> with_arch(target_from_name("nvptx64"), "sm_90").cpu
+    'sm_90'
+    """
+    if not target.has_threads:
+        raise TargetError(
+            f"target {target.name}: expected no architecture, got {arch!r}: only nvptx64 has several"
+        )
+    if arch not in _DEVICES:
+        raise TargetError(f"target {target.name}: expected one of {', '.join(_DEVICES)}, got {arch!r}")
+    name = target.name.partition(":")[0]
+    return replace(target, name=f"{name}:{arch}", cpu=arch, device=_DEVICES[arch])
+
+
 def target_from_name(name: str) -> Target:
-    """The target of that name; ``cpu`` is this machine.
+    """The target of that name; ``cpu`` is this machine, ``nvptx64:sm_90`` another architecture than sm_80.
 
     Raises `TargetError` for a name that is not in the table.
 
@@ -321,6 +352,9 @@ def target_from_name(name: str) -> Target:
     """
     if name == "cpu":
         return host_target()
+    family, colon, arch = name.partition(":")
+    if colon and family in TARGETS:
+        return with_arch(TARGETS[family], arch)
     if name not in TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]

@@ -23,7 +23,9 @@ Meaning = Callable[..., np.ndarray]
 INTRINSICS: dict[str, Meaning] = {
     "llvm.fabs": np.abs,
     "llvm.copysign": np.copysign,
-    "llvm.ctpop": lambda x: np.asarray(np.bitwise_count(x)).astype(x.dtype),
+    "llvm.ctpop": lambda x: np.asarray(sum((x >> bit) & 1 for bit in range(8 * x.dtype.itemsize))).astype(
+        x.dtype
+    ),
     **CONVERSION_MEANINGS,
 }
 
