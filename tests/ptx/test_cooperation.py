@@ -13,7 +13,7 @@ HEADER = ".version 7.0\n.target sm_80\n.address_size 64\n"
 def one_block(
     body: str, threads: int, arrays: list[np.ndarray], out: np.ndarray, declarations: str = ""
 ) -> np.ndarray:
-    """What a block leaves in a result like `out`, whose address is %out; the arrays' addresses are %p0, %p1, ...; %t is tid."""
+    """What a block leaves in a result like `out`; %out and %p0, %p1, ... are addresses, %mine the thread's, %t is tid."""
     names = ", ".join(f".param .u64 a{n}" for n in range(len(arrays) + 1))
     loads = "\n".join(f"ld.param.u64 %p{n}, [a{n}];" for n in range(len(arrays)))
     text = f"""{HEADER}{declarations}
@@ -86,7 +86,7 @@ def test_a_shuffle_in_a_part_of_a_warp_names_its_members() -> None:
     assert one_block(body, 32, [], np.zeros(32, np.uint32)).tolist() == [
         t ^ 1 if t < 16 else 9 for t in range(32)
     ]
-    with pytest.raises(PtxError, match="lanes 16, 17, .* are members but not active here"):
+    with pytest.raises(PtxError, match=r"lanes 16, 17, .* are members but not active here"):
         one_block(body.replace("65535", "-1"), 32, [], np.zeros(32, np.uint32))
     with pytest.raises(PtxError, match="a shuffle reads a lane that is not active"):
         one_block(body.replace("%t, 1, 31", "%t, 16, 31"), 32, [], np.zeros(32, np.uint32))
@@ -465,9 +465,8 @@ def test_freed_memory_is_out_of_bounds() -> None:
     memory = Memory()
     address = memory.allocate(4)
     memory.fill(address, 0, 4)
-    module = Module(
-        f"{HEADER}.visible .entry k(.param .u64 p) {{ .reg .b64 %a; .reg .b32 %r; ld.param.u64 %a, [p]; ld.global.b32 %r, [%a]; ret; }}"
-    )
+    body = ".reg .b64 %a; .reg .b32 %r; ld.param.u64 %a, [p]; ld.global.b32 %r, [%a]; ret;"
+    module = Module(f"{HEADER}.visible .entry k(.param .u64 p) {{ {body} }}")
     launch(module, "k", memory, (1, 1, 1), (1, 1, 1), np.uint64(address).tobytes())
     memory.free(address)
     with pytest.raises(PtxError, match="out of bounds"):
