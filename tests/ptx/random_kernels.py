@@ -1,11 +1,13 @@
 """Random kernels of blocks and threads for differential tests: no races, no undefined values, everything else allowed.
 
-In: hypothesis's choices. Out: a `RandomKernel` with its text and arguments. A thread has a few registers of f32 and i32,
-which statements change: arithmetic, branches, loops, exchanges through shared memory, shuffles, sums over a block, atomics.
+In: a seed and a number of statements. Out: a `RandomKernel` with its text and arguments. A thread has a few registers of
+f32 and i32, which statements change: arithmetic, branches, loops, exchanges through shared memory, shuffles, sums over a
+block, atomics.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +45,8 @@ class RandomKernel:
 class _Writer:
     """Statements, on their way to text."""
 
-    def __init__(self, draw: st.DrawFn, threads: int) -> None:
-        self.draw, self.threads = draw, threads
+    def __init__(self, source: random.Random, threads: int) -> None:
+        self.source, self.threads = source, threads
         self.lines: list[str] = []
         self.depth = 3
         self.loops: list[str] = []
@@ -59,33 +61,36 @@ class _Writer:
         return f"%{stem}{self.fresh}"
 
     def pick(self, *choices: str) -> str:
-        return self.draw(st.sampled_from(choices))
+        return self.source.choice(choices)
+
+    def number(self, low: int, high: int) -> int:
+        return self.source.randint(low, high)
 
     def cell(self, kind: str) -> str:
-        return f"%{kind[0]}[{self.draw(st.integers(0, CELLS - 1))}]"
+        return f"%{kind[0]}[{self.number(0, CELLS - 1)}]"
 
     # Expressions
 
     def expression(self, kind: str, depth: int = _DEPTH) -> str:
-        if depth == 0 or self.draw(st.integers(0, 3)) == 0:
+        if depth == 0 or self.number(0, 3) == 0:
             return self.leaf(kind)
         if kind == "f32":
             return self.float_expression(depth - 1)
         return self.integer_expression(depth - 1)
 
     def leaf(self, kind: str) -> str:
-        choice = self.draw(st.integers(0, 3))
+        choice = self.number(0, 3)
         if choice < 2:
             return f"load {self.cell(kind)}"
         if choice == 2:
             return f"cast {kind} {self.pick('%t', '%b', *self.loops)}"
         if kind == "f32":
             return self.pick(*_ODD_CONSTANTS)
-        return f"{self.draw(st.sampled_from((0, 1, -1, 3, 31, 32, 100, -(2**31), 2**31 - 1)))}:i32"
+        return f"{self.source.choice((0, 1, -1, 3, 31, 32, 100, -(2**31), 2**31 - 1))}:i32"
 
     def float_expression(self, depth: int) -> str:
         x, y, z = (self.expression("f32", depth) for _ in range(3))
-        match self.draw(st.integers(0, 5)):
+        match self.number(0, 5):
             case 0 | 1:
                 fn = self.pick(*_F32_BINARY)
                 return f"({x} {fn} {y})" if len(fn) == 1 else f"{fn}({x}, {y})"
@@ -101,7 +106,7 @@ class _Writer:
 
     def integer_expression(self, depth: int) -> str:
         x, y = (self.expression("i32", depth) for _ in range(2))
-        match self.draw(st.integers(0, 4)):
+        match self.number(0, 4):
             case 0 | 1 | 2:
                 fn = self.pick(*_I32_BINARY)
                 return f"{fn}({x}, {y})" if fn.isalpha() else f"({x} {fn} {y})"
@@ -125,19 +130,19 @@ class _Writer:
 
     def block(self, depth: int) -> None:
         self.depth += 1
-        for _ in range(self.draw(st.integers(1, 2))):
+        for _ in range(self.number(1, 2)):
             self.statement(depth)
         self.depth -= 1
 
     def statement(self, depth: int) -> None:
         """One that any threads may run."""
-        choice = self.draw(st.integers(0, 4)) if depth else 0
+        choice = self.number(0, 4) if depth else 0
         if choice < 3:
             self.assign()
         elif choice == 3:
             self.line(f"if {self.condition(1)} {{")
             self.block(depth - 1)
-            if self.draw(st.booleans()):
+            if self.number(0, 1):
                 self.line("} else {")
                 self.block(depth - 1)
             self.line("}")
@@ -155,11 +160,11 @@ class _Writer:
         kind = self.pick("f32", "i32")
         buffer = self.name("shared")
         self.allocated.append(f"alloc {buffer}: {kind}[{self.threads}] shared")
-        factor, offset = self.draw(st.integers(1, 3)), self.draw(st.integers(0, self.threads))
+        factor, offset = self.number(1, 3), self.number(0, self.threads)
         self.line(f"store {buffer}[%t] = {self.expression(kind)}")
         self.line("barrier")
         self.line(f"store {self.cell(kind)} = load {buffer}[(%t * {factor} + {offset}) % {self.threads}]")
-        if self.draw(st.booleans()):
+        if self.number(0, 1):
             self.line("barrier")
             self.line(f"store {buffer}[({self.threads - 1} - %t)] = load {self.cell(kind)}")
             self.line("barrier")
@@ -168,9 +173,9 @@ class _Writer:
     def shuffle(self) -> None:
         kind = self.pick("f32", "i32")
         mode = self.pick("bfly", "down", "up", "idx")
-        width = self.draw(st.sampled_from((32, 16, 8)))
+        width = self.source.choice((32, 16, 8))
         clamp = (32 - width) << 8 | (0 if mode == "up" else 31)
-        distance = self.draw(st.integers(0, 31))
+        distance = self.number(0, 31)
         call = f'intrinsic "llvm.nvvm.shfl.sync.{mode}.{kind}"(-1:i32, {self.expression(kind)}, {distance}:i32, {clamp}:i32)'
         self.line(f"store {self.cell(kind)} = {call} : {kind}")
 
@@ -194,7 +199,7 @@ class _Writer:
     def count(self) -> None:
         """An atomic update of a few shared cells."""
         buffer = self.name("count")
-        cells = self.draw(st.integers(1, 3))
+        cells = self.number(1, 3)
         self.allocated.append(f"alloc {buffer}: i32[{cells}] shared")
         self.line(f"if %t == 0 {{ for %c = 0 to {cells} step 1 serial {{ store {buffer}[%c] = 5:i32 }} }}")
         self.line("barrier")
@@ -207,18 +212,27 @@ class _Writer:
 
 @st.composite
 def random_kernels(draw: st.DrawFn) -> RandomKernel:
-    """A kernel that both engines must run alike."""
-    threads = draw(st.sampled_from((1, 31, 32, 33, 64, 127)))
-    blocks = draw(st.integers(1, 3))
-    size = max(1, threads * blocks - draw(st.sampled_from((0, 1, 5))))
-    w = _Writer(draw, threads)
-    for _ in range(draw(st.integers(1, 5))):
-        together = [w.exchange, w.tree, w.count, *([w.shuffle] if threads % 32 == 0 else [])]
-        if draw(st.booleans()):
-            draw(st.sampled_from(together))()
+    """A kernel that both engines must run alike; hypothesis can make it shorter."""
+    return random_kernel(draw(st.integers(0, 2**64 - 1)), draw(st.integers(1, 8)))
+
+
+def random_kernel(seed: int, statements: int) -> RandomKernel:
+    """The kernel of a seed.
+
+    >>> random_kernel(1, 3) == random_kernel(1, 3)
+    True
+    """
+    source = random.Random(seed)
+    threads, blocks = source.choice((1, 31, 32, 33, 64, 127)), source.randint(1, 3)
+    size = max(1, threads * blocks - source.choice((0, 1, 5)))
+    w = _Writer(source, threads)
+    for _ in range(statements):
+        together = [w.exchange, w.tree, w.count, *([w.shuffle, w.shuffle] if threads % 32 == 0 else [])]
+        if source.random() < 0.5:
+            source.choice(together)()
         else:
             w.statement(2)
-    w.line(f"atomic {w.pick('add', 'min', 'max')} %total[{draw(st.integers(0, 1))}] = load {w.cell('i32')}")
+    w.line(f"atomic {w.pick('add', 'min', 'max')} %total[{w.number(0, 1)}] = load {w.cell('i32')}")
     lines = [
         f"kernel @random(%x: f32[{size}] in, %k: i32[{size}] in, %y: f32[{size}] out, %z: i32[{size}] out, "
         "%total: i32[2] inout) {",
