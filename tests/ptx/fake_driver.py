@@ -14,10 +14,8 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from ctypes import c_char, c_char_p, c_float, c_int, c_size_t, c_uint64, c_void_p
+from ctypes import c_char, c_float, c_int, c_size_t, c_uint64, c_void_p
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from graphc.runtime.cuda.driver import GRAPHS, PROTOTYPES
 from ptx.machine import Kernel, Memory, Module, PtxError, launch
