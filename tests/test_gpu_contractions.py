@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ptx.assembler import assemble, find_assembler
+from ptx.build import Built, run
+from ptx.errors import PtxError
 
 import graphc
 from graphc import nn
@@ -21,9 +24,10 @@ from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.memory import make_plan
 from graphc.codegen.object import compile_assembly
 from graphc.codegen.schedules.collapse import collapse_contraction
-from graphc.codegen.schedules.gpu.contract import schedule_contract
+from graphc.codegen.schedules.gpu.contract import choose_form, form_cost, schedule_contract
 from graphc.codegen.schedules.gpu.model import resident_blocks
 from graphc.codegen.schedules.gpu.tiling import Tiling, Work, choose_tiling, cost, tilings, work_of
+from graphc.codegen.schedules.gpu.warps import WarpForm
 from graphc.codegen.schedules.operands import product_of
 from graphc.codegen.separate import separate
 from graphc.codegen.split import chunk_count, split_sums
@@ -43,9 +47,6 @@ from graphc.ir.types import f32, f64
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
 from graphc.passes.simplify import simplify
-from ptx.assembler import assemble, find_assembler
-from ptx.build import Built, run
-from ptx.errors import PtxError
 
 FORMS = ("AB", "ATB", "ABT")
 GPU = target_from_name("nvptx64")
@@ -194,6 +195,27 @@ def test_any_tile_of_any_product(form: str, sizes: tuple[int, int, int], tiling:
     check(form, a, b, run(kernel, [a, b, np.zeros(sizes[:2], np.float32)])[-1])
 
 
+@pytest.mark.parametrize(("sizes", "width"), [
+    ((1, 33, 100), 4), ((3, 9, 128), 4), ((8, 17, 513), 1), ((9, 5, 77), 1), ((1, 1, 1), 1), ((20, 7, 1100), 4),
+])  # fmt: skip
+def test_a_warp_for_each_column(sizes: tuple[int, int, int], width: int, rng: np.random.Generator) -> None:
+    a, b = operands(rng, "ABT", *sizes)
+    kernel = built(schedule_contract(region_of("ABT", *sizes), GPU, {}, WarpForm(min(sizes[0], 8), width)))
+    assert "shfl.sync" in kernel.ptx and ("ld.global.nc.v4" in kernel.ptx) == (width == 4)
+    check("ABT", a, b, run(kernel, [a, b, np.zeros(sizes[:2], np.float32)])[-1])
+
+
+def test_kernels_of_warps_mean_the_product(rng: np.random.Generator) -> None:
+    for sizes, width in (((3, 5, 140), 4), ((9, 3, 33), 1)):
+        a, b = operands(rng, "ABT", *sizes)
+        result = np.zeros(sizes[:2], np.float32)
+        run_kernel(
+            schedule_contract(region_of("ABT", *sizes), GPU, {}, WarpForm(8 if width == 1 else 3, width)),
+            [a, b, result],
+        )
+        check("ABT", a, b, result)
+
+
 # ------------------------------------------------------------------------------------- prologues, epilogues, dimensions
 
 
@@ -207,6 +229,8 @@ FUNCTIONS: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "whole vectors of columns": (lambda x, w, b: graphc.tanh(x @ w.T + b), [(35, 12), (36, 12), (36,)]),
     "a column": (lambda x, w: x @ w + 1, [(33, 70), (70,)]),
     "a row": (lambda x, w: nn.relu(x @ w), [(70,), (70, 33)]),
+    "few rows by warps": (lambda x, w, b: nn.gelu(graphc.exp(x) @ w.T + b), [(5, 200), (33, 200), (33,)]),
+    "a batch by warps": (lambda x, w: nn.relu(x @ graphc.matrix_transpose(w)), [(3, 2, 130), (3, 9, 130)]),
     "a number": (lambda x, w: x @ w, [(70,), (70,)]),
     "an outer product": (lambda x, w: x[:, None] @ w[None, :], [(33,), (17,)]),
     "a computed operand": (both_computed, [(19, 9), (9, 21), (21, 8)]),
@@ -278,7 +302,12 @@ def test_donated_weights_are_updated_where_they_are(rng: np.random.Generator) ->
 
 
 def test_other_types_and_empty_sizes(rng: np.random.Generator) -> None:
-    for dtype, shape in ((np.float64, (9, 7, 5)), (np.int32, (9, 7, 5)), (np.float32, (0, 7, 5)), (np.float32, (3, 7, 0))):
+    for dtype, shape in (
+        (np.float64, (9, 7, 5)),
+        (np.int32, (9, 7, 5)),
+        (np.float32, (0, 7, 5)),
+        (np.float32, (3, 7, 0)),
+    ):
         m, n, k = shape
         a, b = (rng.integers(-9, 9, s).astype(dtype) for s in ((m, k), (k, n)))
         graph = graph_of(lambda a, b: a @ b + 1, a, b)
@@ -336,7 +365,9 @@ def test_tiles_of_tensor_cores(
     depth = 8 if precision == "tf32" else 16
     tiling = Tiling(rows, columns, depth, thread_rows, thread_columns, stages, precision)  # type: ignore[arg-type]
     a, b = operands(rng, "AB", 65, 66, 40)
-    kernel = built(schedule_contract(region_of("AB", 65, 66, 40), replace(GPU, precision=precision), {}, tiling))
+    kernel = built(
+        schedule_contract(region_of("AB", 65, 66, 40), replace(GPU, precision=precision), {}, tiling)
+    )
     result = run(kernel, [a, b, np.zeros((65, 66), np.float32)])[-1]
     check("AB", rounded(precision, a), rounded(precision, b), result)
 
@@ -364,7 +395,9 @@ def test_a_layer_on_tensor_cores(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("precision", ["tf32", "f16", "bf16"])
 def test_rounding_to_words(precision: str, rng: np.random.Generator) -> None:
     exponents = rng.integers(-12, 12, 4000).astype(np.float32)
-    x = np.concatenate([rng.standard_normal(4000) * 2**exponents, [0, -0.0, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8]])
+    x = np.concatenate(
+        [rng.standard_normal(4000) * 2**exponents, [0, -0.0, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8]]
+    )
     x = np.resize(x, 4096).astype(np.float32)
     if precision == "tf32":
         found = tensor_cores.tf32(x).view(np.float32)
@@ -391,7 +424,7 @@ def test_another_precision_is_for_tensor_cores_only() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("sizes", [(16, 24, 1000), (8, 12, 1009), (1, 40, 2000)])
+@pytest.mark.parametrize("sizes", [(64, 48, 1000), (64, 40, 2003)])
 def test_long_sums_are_cut(form: str, sizes: tuple[int, int, int], rng: np.random.Generator) -> None:
     whole = fused(region_of(form, *sizes))
     cut = split_sums(whole, GPU)
@@ -440,7 +473,8 @@ def test_tiles_fit_the_device() -> None:
 
 
 def test_the_model_chooses() -> None:
-    def chosen(m: int, n: int, k: int, device: Device = GPU.device or Device()) -> Tiling:
+    def chosen(m: int, n: int, k: int) -> Tiling:
+        device = Device()
         work = work_of(product_of(collapse_contraction(region_of("AB", m, n, k))))
         found = choose_tiling(work, device)
         assert cost(found, work, device) <= min(cost(t, work, device) for t in tilings(device, "f32"))
@@ -450,6 +484,11 @@ def test_the_model_chooses() -> None:
     assert large.thread_rows * large.thread_columns == 64 and large.rows * large.columns >= 64 * 64
     assert chosen(1, 4096, 512).rows <= 8
     assert chosen(4096, 1, 512).swapped
+    few = work_of(product_of(collapse_contraction(region_of("ABT", 1, 512, 784))))
+    assert choose_form(few, Device()) == WarpForm(1, 4)
+    assert form_cost(few, Device()) < cost(choose_tiling(few, Device()), few, Device())
+    many = work_of(product_of(collapse_contraction(region_of("ABT", 1024, 1024, 1024))))
+    assert isinstance(choose_form(many, Device()), Tiling)
     small = chosen(64, 64, 512)
     assert small.rows * small.columns <= 512  # so that many multiprocessors have a tile
     assert cost(large, _square(4096), Device()) > cost(large, _square(4096), H100)
