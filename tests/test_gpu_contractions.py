@@ -423,18 +423,18 @@ def test_another_precision_is_for_tensor_cores_only() -> None:
 # ---------------------------------------------------------------------------------------------------------- long sums
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("sizes", [(64, 48, 1000), (64, 40, 2003)])
+@pytest.mark.parametrize(
+    ("form", "sizes"), [("AB", (16, 24, 1000)), ("ATB", (8, 12, 1009)), ("ABT", (64, 40, 2003))]
+)
 def test_long_sums_are_cut(form: str, sizes: tuple[int, int, int], rng: np.random.Generator) -> None:
+    """Also where no number of chunks divides the sum: the last one is filled up with zeros."""
     whole = fused(region_of(form, *sizes))
     cut = split_sums(whole, GPU)
     verify(cut)
     assert [n.attrs["kind"] for n in cut.nodes] == ["contract", "reduce"]
     a, b = operands(rng, form, *sizes)
     check(form, a, b, interpret(cut, [a, b])[0])
-    first, second = (launched(make_plan(whole, GPU), [a, b])[0] for _ in range(2))
-    check(form, a, b, first)
-    np.testing.assert_array_equal(first, second)
+    check(form, a, b, launched(make_plan(whole, GPU), [a, b])[0])
 
 
 def test_the_second_kernel_has_the_epilogue_and_what_is_donated(rng: np.random.Generator) -> None:
