@@ -101,6 +101,17 @@ def tree(node: Expr | Stmt | Kernel) -> Tree:
     if isinstance(node, Call):
         windows = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in node.windows)
         return ("call", node.kernel.name, windows, tuple(map(tree, node.scalars)))
+    if isinstance(node, Copy):
+        places = ((node.buffer, node.indices), (node.source, node.source_indices))
+        where = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in places)
+        return ("copy", node.count, where, None if node.condition is None else tree(node.condition))
+    if isinstance(node, Commit):
+        return ("commit",)
+    if isinstance(node, Wait):
+        return ("wait", node.pending)
+    if isinstance(node, Exchange):
+        results = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in node.results)
+        return ("exchange", node.name, tuple(map(tree, node.args)), results)
     assert isinstance(node, Kernel)
     scalars = tuple(map(tree, node.scalars))
     return (node.name, tuple(map(buffer_tree, node.params)), scalars, *map(tree, node.body))
