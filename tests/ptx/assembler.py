@@ -41,7 +41,6 @@ def find_assembler() -> Path | None:
         for path in sorted(
             Path(folder).glob("*/bin/ptxas")
         ):  # nvidia-cuda-nvcc-cu12 and nvidia-cuda-nvcc differ in *
-            path.chmod(path.stat().st_mode | 0o111)  # some wheels lose the bit
             return path
     return None
 

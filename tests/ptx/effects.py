@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ptx import arithmetic
 from ptx.instructions import Meaning, rule
 from ptx.lanes import Copy, Lanes
 from ptx.memory import DEFINED, LOCAL_WINDOW, PENDING, SHARED_WINDOW, Fault
@@ -83,6 +84,19 @@ def _fence() -> Meaning:
 def _convert_address(to: str | None, space: str) -> Meaning:
     window = np.uint64({"global": 0, "shared": SHARED_WINDOW, "local": LOCAL_WINDOW}[space])
     return Meaning(("u64",), ("u64",), (lambda a: a - window) if to else (lambda a: a + window))
+
+
+@rule(r"(div|rem)\.([su](?:16|32|64))")
+def _divide(name: str, kind: str) -> Meaning:
+    """9.7.1.8: what dividing by zero gives is the machine's own, so it is an error here."""
+    function = arithmetic.quotient if name == "div" else arithmetic.remainder
+
+    def compute(lanes: Lanes, _: Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        if (b == 0).any():
+            raise Fault("division by zero, whose result is not specified", b == 0)
+        return function(a, b)
+
+    return Meaning((kind,), (kind, kind), compute, effect=True)
 
 
 # Atomic operations

@@ -12,11 +12,12 @@ from typing import NoReturn
 
 import numpy as np
 
+from ptx.builder import Step, parameter_offsets
 from ptx.errors import PtxError
 from ptx.lanes import Lanes, Launch, Three, error_of, place_text
 from ptx.memory import Fault, Memory
 from ptx.parser import Function, Program, parse
-from ptx.translate import Code, Step, parameter_offsets, translate
+from ptx.translate import Code, translate
 
 __all__ = ["Kernel", "Memory", "Module", "PtxError", "launch"]
 
@@ -52,7 +53,7 @@ class Module:
             raise PtxError(
                 f"module: expected no variables in global or constant memory, got {', '.join(kept)}"
             )
-        self._codes = {f.name: translate(self.program, f.name, {}) for f in self._entries()}
+        self._codes = {f.name: translate(self.program, f.name) for f in self._entries()}
         self.kernels = {f.name: self._kernel(f) for f in self._entries()}
 
     def _entries(self) -> list[Function]:
