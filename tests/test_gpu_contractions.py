@@ -527,7 +527,8 @@ def test_products_of_the_benchmarks_do_not_spill(arch: str, precision: str) -> N
         assert used.spill_stores == used.spill_loads == used.stack_bytes == 0, name
         assert used.shared_bytes <= (48 << 10) + 1024, name
     if precision == "f32":
-        assert "cp.async.ca.shared.global" in ptx and "ld.shared.v4" in ptx and "st.global.v4" in ptx
+        assert "cp.async.ca.shared.global" in ptx and "cp.async.cg.shared.global" in ptx
+        assert "ld.shared.v4" in ptx and "st.global.v4" in ptx
 
 
 def test_the_inner_loop_is_multiply_adds_and_wide_loads() -> None:
@@ -535,7 +536,7 @@ def test_the_inner_loop_is_multiply_adds_and_wide_loads() -> None:
     assert ptx.count("fma.rn.f32") == 8 * 8 * 16
     assert len(re.findall(r"ld\.shared\.v4", ptx)) == 4 * 16
     assert len(re.findall(r"ld\.shared", ptx)) == 4 * 16
-    assert len(re.findall(r"cp\.async\.ca\.shared\.global .*, 16;", ptx)) == 2 * 2
+    assert len(re.findall(r"cp\.async\.cg\.shared\.global .*, 16;", ptx)) == 2 * 2
 
 
 def without(pattern: str, number: int, text: str) -> str:
