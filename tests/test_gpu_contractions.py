@@ -6,6 +6,7 @@ also a test of those. Rounding to tensor cores' operands is stated here again, i
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,8 +22,9 @@ from ptx.errors import PtxError
 import graphc
 from graphc import nn
 from graphc.codegen.emitter import emit_kernels
+from graphc.codegen.loader import load_object
 from graphc.codegen.memory import make_plan
-from graphc.codegen.object import compile_assembly
+from graphc.codegen.object import compile_assembly, compile_object
 from graphc.codegen.schedules.collapse import collapse_contraction
 from graphc.codegen.schedules.gpu.contract import choose_form, form_cost, schedule_contract
 from graphc.codegen.schedules.gpu.model import resident_blocks
@@ -593,3 +595,51 @@ def test_joined_products_and_by_products_are_taken_apart_for_threads(rng: np.ran
     apart = separate(graph, GPU)
     verify(apart)
     assert [n.attrs["kind"] for n in apart.nodes] == ["contract", "contract"]
+
+
+def test_copies_are_done_at_once_where_a_target_has_no_others() -> None:
+    kernel = parse_kernel(
+        """
+        kernel @k(%x: f32[12] in, %y: f32[12] out) scalars(%n: i64) {
+          alloc %s: f32[12] shared
+          for %i = 0 to 12 step 4 serial { copy 4 %s[%i] = %x[%i] if %i < %n commit }
+          wait 0
+          barrier
+          for %j = 0 to 12 step 1 serial { store %y[%j] = load %s[%j] }
+        }
+        """
+    )
+    verify_kernel(kernel)
+    target = host_target()
+    loaded = load_object(compile_object(emit_kernels([kernel], target), target))
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(loaded.address("k"))
+    x = np.arange(1, 13, dtype=np.float32)
+    for n in (0, 5, 12):
+        interpreted, compiled = np.full(12, 7, np.float32), np.full(12, 7, np.float32)
+        run_kernel(kernel, [x, interpreted], [n])
+        call(x.ctypes.data, compiled.ctypes.data, n)
+        np.testing.assert_array_equal(compiled, np.where(np.arange(12) // 4 * 4 < n, x, 0))
+        np.testing.assert_array_equal(interpreted, compiled)
+
+
+def test_an_exchange_that_a_target_has_not_is_refused() -> None:
+    kernel = parse_kernel(
+        """
+        kernel @k(%y: f32[128] out) {
+          for %t = 0 to 32 step 1 thread {
+            alloc %r: f32[4] reg
+            exchange "llvm.nvvm.mma.m16n8k8.row.col.tf32"(
+              1065353216:i32, 1065353216:i32, 1065353216:i32, 1065353216:i32, 1065353216:i32, 1065353216:i32,
+              0.5, 0.5, 0.5, 0.5) to %r[0], %r[1], %r[2], %r[3]
+            for %i = 0 to 4 step 1 unroll { store %y[%t * 4 + %i] = load %r[%i] }
+          }
+        }
+        """
+    )
+    verify_kernel(kernel)
+    result = np.zeros(128, np.float32)
+    run_kernel(kernel, [result])
+    np.testing.assert_array_equal(result, np.full(128, 8.5))
+    np.testing.assert_array_equal(run(built(kernel), [np.zeros(128, np.float32)])[0], result)
+    with pytest.raises(CompileError, match="expected an operation of target cpu"):
+        emit_kernels([kernel], host_target())
