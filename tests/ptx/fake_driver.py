@@ -14,10 +14,8 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from ctypes import c_char, c_char_p, c_float, c_int, c_size_t, c_uint64, c_void_p
+from ctypes import c_char, c_float, c_int, c_size_t, c_uint64, c_void_p
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from graphc.runtime.cuda.driver import GRAPHS, PROTOTYPES
 from ptx.machine import Kernel, Memory, Module, PtxError, launch
@@ -44,9 +42,18 @@ _ERRORS = {
     CAPTURE_UNSUPPORTED: ("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"),
     UNKNOWN: ("CUDA_ERROR_UNKNOWN", "unknown error"),
 }  # fmt: skip
-_TEXTS = {status: tuple(ctypes.create_string_buffer(t.encode()) for t in texts) for status, texts in _ERRORS.items()}
+_TEXTS = {
+    status: tuple(ctypes.create_string_buffer(t.encode()) for t in texts) for status, texts in _ERRORS.items()
+}
 LEGACY, PER_THREAD = 1, 2  # the default streams' handles
-_NO_CONTEXT_NEEDED = ("cuInit", "cuDriver", "cuGetError", "cuDevice", "cuCtxPushCurrent", "cuPointerGetAttribute")
+_NO_CONTEXT_NEEDED = (
+    "cuInit",
+    "cuDriver",
+    "cuGetError",
+    "cuDevice",
+    "cuCtxPushCurrent",
+    "cuPointerGetAttribute",
+)
 Work = Callable[[], None]
 
 
