@@ -20,7 +20,7 @@ from ptx.translate import Code, Step, parameter_offsets, translate
 
 __all__ = ["Kernel", "Memory", "Module", "PtxError", "launch"]
 
-BATCH = 1 << 14  # lanes: their registers fit a core's caches (measured)
+BATCH = 1 << 13  # lanes: their registers fit a core's caches (measured)
 MOST_STATIC_SHARED, MOST_SHARED = 48 << 10, 163 << 10  # of sm_80
 DONE = 1 << 30  # the rank of a lane that has left
 
