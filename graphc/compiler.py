@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
-from graphc.program import Clock, Donated, Program, host_from_cache
+from graphc.program import Clock, DeviceProgram, Donated, Program, host_from_cache
 from graphc.runtime.abi import ArrayInfo, ProgramInfo, identifier
 from graphc.runtime.executable import aligned_empty, refusal
 
@@ -86,6 +86,9 @@ class InterpretedProgram:
             np.copyto(target, value)
 
 
+_AnyProgram = Union[Program, DeviceProgram, InterpretedProgram]
+
+
 class CompiledFunction:
     """A compiled Python function: takes and gives the same nested structures, in native code.
 
@@ -94,20 +97,24 @@ class CompiledFunction:
     """
 
     def __init__(
-        self, traced: Traced, program: Program | InterpretedProgram, seconds: dict[str, float]
+        self,
+        traced: Traced,
+        program: _AnyProgram,
+        seconds: dict[str, float],
     ) -> None:
         self._traced = traced
         self._program = program
         self._outputs = traced.outputs
-        self._run: Callable[..., list[np.ndarray]]
-        self._run = program if isinstance(program, InterpretedProgram) else program.executable
+        run = program if isinstance(program, InterpretedProgram) else program.executable
+        # a GPU's program gives arrays on the device where it was given some
+        self._run = cast("Callable[..., list[np.ndarray]]", run)
         self.compile_seconds = dict(seconds)
         for part, more in program.seconds.items():
             self.compile_seconds[part] = self.compile_seconds.get(part, 0.0) + more
 
     @property
-    def _native(self) -> Program:
-        if not isinstance(self._program, Program):
+    def _native(self) -> Program | DeviceProgram:
+        if isinstance(self._program, InterpretedProgram):
             raise ArgumentError(f"{self.graph.name}: interpreted; compile for a target to see its code")
         return self._program
 
@@ -140,6 +147,13 @@ class CompiledFunction:
     @property
     def asm(self) -> str:
         return self._native.asm
+
+    @property
+    def ptx(self) -> str:
+        """The PTX of a program for a GPU; `ArgumentError` of another one."""
+        if not isinstance(self._program, DeviceProgram):
+            raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
+        return self._program.ptx
 
     @property
     def object_code(self) -> bytes:
@@ -203,7 +217,7 @@ class CompiledFunction:
 class BoundFunction:
     """A compiled function with its memory. `outputs` has the function's structure; its arrays change with each call."""
 
-    def __init__(self, traced: Traced, program: Program | InterpretedProgram, arrays: list[object]) -> None:
+    def __init__(self, traced: Traced, program: _AnyProgram, arrays: list[object]) -> None:
         self._run: Callable[[], int | None]  # gives a status where native code ran
         if isinstance(program, InterpretedProgram):
             inputs = [np.asarray(a) for a in arrays]
@@ -211,7 +225,7 @@ class BoundFunction:
             self._run = partial(program.run, inputs, outputs)
         else:
             bound = program.executable.bind(*arrays)
-            outputs = bound.outputs
+            outputs = cast("list[np.ndarray]", bound.outputs)
             self._run = bound.run
             self._bound = bound  # keeps the arrays and the code
         self._name = traced.graph.name
@@ -223,7 +237,7 @@ class BoundFunction:
             raise refusal(self._name, status)
 
 
-_PROGRAMS: dict[tuple[str, str, str, Donated], Program] = {}
+_PROGRAMS: dict[tuple[str, str, str, Donated], Program | DeviceProgram] = {}
 _LOCK = threading.Lock()
 _DUMPS = count()
 
@@ -239,7 +253,8 @@ def compile(
     """Compiles a function for arguments of these types to one native function.
 
     `specs` are types (``graphc.f32[32, 64]``), example arrays, or nests of them; a graph needs none. `target` is
-    "cpu" (this machine), a name of `codegen.target`, or "interpreter" (numpy, the oracle). `donate` names arguments
+    "cpu" (this machine), a name of `codegen.target`, "cuda" (a GPU of compute capability 8.0 or later; "cuda:sm_90" for
+    code that needs at least that one), or "interpreter" (numpy, the oracle). `donate` names arguments
     whose memory the outputs take over: each of their leaves is paired with the output of the same path and type,
     else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
@@ -303,9 +318,13 @@ def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object],
 
 
 def _target(target: str | Target) -> Target:
-    """The target, which must be able to run here: what is compiled is also loaded."""
+    """The target, which must be able to run here: what is compiled is also loaded. GPUs are looked for later."""
     from graphc.codegen.target import target_from_name
 
+    if isinstance(target, str) and target.partition(":")[0] == "cuda":
+        return target_from_name(target.replace("cuda", "nvptx64", 1))
+    if not isinstance(target, str) and target.has_threads:
+        return target
     host = host_from_cache()
     chosen = target if not isinstance(target, str) else host if target == "cpu" else target_from_name(target)
     if chosen.triple.split("-")[0] != host.triple.split("-")[0] or chosen.vector_bits > host.vector_bits:
@@ -360,14 +379,15 @@ def _below(structure: Structure, skip: int = 0) -> list[str]:
     return structure.paths()
 
 
-def _program(graph: Graph, target: Target, donated: Donated) -> Program:
+def _program(graph: Graph, target: Target, donated: Donated) -> Program | DeviceProgram:
     # names are part of it: errors and symbols show them
     names = repr((graph.name, graph.input_names, graph.output_names))
     key = (graph.canonical, names, target.identity, donated)
     with _LOCK:
         found = _PROGRAMS.get(key)
         if found is None:
-            found = _PROGRAMS[key] = Program(graph, target, donated)
+            made = DeviceProgram if target.has_threads else Program
+            found = _PROGRAMS[key] = made(graph, target, donated)
     return found
 
 

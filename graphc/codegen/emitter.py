@@ -28,6 +28,7 @@ from graphc.ir.kernel import (
     Commit,
     Const,
     Copy,
+    Exchange,
     For,
     If,
     Kernel,
@@ -192,7 +193,7 @@ class _Function:
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
             Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
-            Copy: self._copy, Commit: self._commit, Wait: self._wait,
+            Copy: self._copy, Commit: self._commit, Wait: self._wait, Exchange: self._exchange,
         }  # fmt: skip
 
     def text(self) -> str:
@@ -333,6 +334,18 @@ class _Function:
             pointers.append(self.w.typed(read))
             name += ".s"
         self.w.line(f"call void @{name}({', '.join(pointers)})")
+
+    def _exchange(self, stmt: Exchange) -> None:
+        """A call that gives a struct, whose elements go to register cells."""
+        if stmt.name not in self.target.intrinsics:
+            raise self.w.error(f"an operation of target {self.target.name}", repr(stmt.name))
+        arguments = ", ".join(self.x.word(stmt.name, self.x.value(a)) for a in stmt.args)
+        types = ", ".join(self.w.type(buffer.dtype) for buffer, _ in stmt.results)
+        found = self.w.fresh()
+        self.w.line(f"{found} = call {{ {types} }} @{stmt.name}({arguments})")
+        for position, (buffer, indices) in enumerate(stmt.results):
+            element = self.w.emit(f"extractvalue {{ {types} }} {found}, {position}", buffer.dtype)
+            self.registers.write(*self.x.cell(buffer, indices), element, None)
 
     def _commit(self, stmt: Commit) -> None:
         if _COMMIT in self.target.intrinsics:
@@ -572,6 +585,10 @@ class _Function:
                 if isinstance(inner, Store) and inner.buffer.space == "reg" and id(inner.buffer) not in own:
                     cell, _ = self.x.cell(inner.buffer, inner.indices)
                     found[cell] = None
+                elif isinstance(inner, Exchange):
+                    for buffer, indices in inner.results:
+                        if id(buffer) not in own:
+                            found[self.x.cell(buffer, indices)[0]] = None
                 elif isinstance(inner, If):
                     visit(inner.body, own)
                     visit(inner.orelse, own)

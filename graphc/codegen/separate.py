@@ -10,12 +10,15 @@ from __future__ import annotations
 from graphc.codegen.schedules.byproduct import byproducts
 from graphc.codegen.schedules.joined import pays
 from graphc.codegen.schedules.operands import contractions
+from graphc.codegen.stages import by_stages
 from graphc.codegen.target import Target
 from graphc.ir.graph import Builder, Graph, Node, Value
 
 
 def separate(graph: Graph, target: Target) -> Graph:
     """The graph with a region for each contraction of the regions whose joined contractions don't pay.
+
+    For threads also one for each by-product, and two for a long sum (`stages.py`).
 
     >>> from graphc.codegen.target import host_target
     >>> separate(Builder().graph("empty", [], "fused"), host_target()).nodes
@@ -29,7 +32,7 @@ def separate(graph: Graph, target: Target) -> Graph:
         and (target.has_threads or not pays(node.regions[0], target))
     }
     if not apart:
-        return graph
+        return by_stages(graph) if target.has_threads else graph
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:
@@ -40,7 +43,8 @@ def separate(graph: Graph, target: Target) -> Graph:
             node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
         )
         new.update(zip(node.results, copy.results, strict=True))
-    return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
+    separated = build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
+    return by_stages(separated) if target.has_threads else separated
 
 
 def _roots(region: Graph, target: Target) -> list[Node]:

@@ -3,8 +3,8 @@
 In: a name. Out: a function of arrays. A target's allow-list (`codegen.target`) says which of them it has.
 
 An *exchange* looks at the values of other threads: all threads of a block reach it together, as they do a barrier, and
-its meaning gets one value a thread, in the order of the threads (x fastest), of a whole block. It stands alone in a
-`let`, so that there is one place where the threads meet.
+its meaning gets one value a thread, in the order of the threads (x fastest), of a whole block, and gives one result or
+a row of results a thread. It stands alone in a `let` or an `exchange`, so that there is one place where threads meet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from graphc.ir.tensor_cores import CONVERSION_MEANINGS, PRODUCT_MEANINGS
+
 WARP = 32  # threads that run in step
 Meaning = Callable[..., np.ndarray]
 
@@ -21,7 +23,10 @@ Meaning = Callable[..., np.ndarray]
 INTRINSICS: dict[str, Meaning] = {
     "llvm.fabs": np.abs,
     "llvm.copysign": np.copysign,
-    "llvm.ctpop": lambda x: np.asarray(np.bitwise_count(x)).astype(x.dtype),
+    "llvm.ctpop": lambda x: np.asarray(sum((x >> bit) & 1 for bit in range(8 * x.dtype.itemsize))).astype(
+        x.dtype
+    ),
+    **CONVERSION_MEANINGS,
 }
 
 
@@ -61,4 +66,5 @@ EXCHANGES: Mapping[str, Meaning] = MappingProxyType(
         for mode, meaning in _SHUFFLES.items()
         for kind in ("f32", "i32")
     }
+    | dict(PRODUCT_MEANINGS)
 )

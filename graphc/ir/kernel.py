@@ -17,6 +17,7 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | prefetch %x[expr, ...]
              | copy n %x[expr, ...] = %y[expr, ...] [if expr]
              | commit | wait n
+             | exchange "name"(expr, ...) to %x[expr, ...], ...
     expr    := number | %var | load %x[expr, ...] | fn(expr, ...) | cast dtype expr | bitcast dtype expr
              | shuffle(expr, expr; lane, ...) | reduce fn expr | intrinsic "name"(expr, ...) : dtype
 
@@ -38,6 +39,8 @@ Meaning:
 - ``copy n`` begins to copy n neighbouring elements, or n zeros where its condition is false (which reads nothing).
   ``commit`` closes a group of the thread's copies; after ``wait n`` all but the last n groups are done, for this thread:
   the others need a barrier too. Until then what is copied to is undefined.
+- ``exchange`` is an operation of all threads of a warp together, on what each of them has in registers: a thread gives
+  some values and gets some, in ``reg`` cells. All threads of a block come to it together.
 - Buffers of one kernel never overlap; one that is read and written in place is a single ``inout`` parameter.
 """
 
@@ -289,7 +292,16 @@ class Wait:
     pending: int = 0
 
 
-Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch, Copy, Commit, Wait]
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """A target's operation of a whole warp, with results in register cells."""
+
+    name: str
+    args: tuple[Expr, ...]
+    results: tuple[tuple[Buffer, tuple[Expr, ...]], ...]
+
+
+Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch, Copy, Commit, Wait, Exchange]
 
 
 @dataclass(frozen=True, eq=False)

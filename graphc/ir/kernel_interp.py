@@ -26,6 +26,7 @@ from graphc.ir.kernel import (
     Commit,
     Const,
     Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -50,7 +51,7 @@ from graphc.ir.scalar import PRIMITIVES, cast_numpy
 class _Meeting:
     """Where threads wait for each other: a barrier or an exchange, with the arguments of each thread that came there."""
 
-    stmt: Barrier | Let
+    stmt: Barrier | Let | Exchange
     arguments: list[tuple[np.ndarray, ...]]
 
 
@@ -196,7 +197,12 @@ class _Interpreter:
                 assert isinstance(stmt.value, Intrinsic)
                 arguments = tuple(self.value(a, state) for a in stmt.value.args)
                 (given,) = yield _Meeting(stmt, [arguments])
-                state.values[stmt.var.name] = given
+                state.values[stmt.var.name] = given.astype(stmt.var.dtype.numpy, copy=False)
+            elif isinstance(stmt, Exchange):
+                arguments = tuple(self.value(a, state) for a in stmt.args)
+                (given,) = yield _Meeting(stmt, [arguments])
+                for (buffer, indices), element in zip(stmt.results, given, strict=True):
+                    self.store(buffer, [self.value(i, state) for i in indices], element, state)
             else:
                 self.simple(stmt, state)
 
@@ -263,12 +269,15 @@ class _Interpreter:
         stmt = meeting.stmt
         if isinstance(stmt, Barrier):
             return [np.asarray(0)] * len(meeting.arguments)
-        assert isinstance(stmt.value, Intrinsic)
+        name = stmt.name if isinstance(stmt, Exchange) else ""
+        if isinstance(stmt, Let):
+            assert isinstance(stmt.value, Intrinsic)
+            name = stmt.value.name
         try:
-            result = EXCHANGES[stmt.value.name](*map(np.array, zip(*meeting.arguments, strict=True)))
+            result = EXCHANGES[name](*map(np.array, zip(*meeting.arguments, strict=True)))
         except ValueError as error:
             self.fail("exchange", *str(error).split(", got ", 1))
-        return list(result.astype(stmt.var.dtype.numpy, copy=False))
+        return list(result)
 
     def branch(self, stmt: If, state: _State) -> Threads:
         condition = self.value(stmt.condition, state)

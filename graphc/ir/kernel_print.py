@@ -23,6 +23,7 @@ from graphc.ir.kernel import (
     Commit,
     Const,
     Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -147,6 +148,11 @@ def used_buffers(body: Sequence[Stmt]) -> set[Buffer]:
             found |= {stmt.buffer, stmt.source}
             roots += (*stmt.indices, *stmt.source_indices)
             roots += [stmt.condition] if stmt.condition is not None else []
+        elif isinstance(stmt, Exchange):
+            roots += stmt.args
+            for buffer, indices in stmt.results:
+                found.add(buffer)
+                roots += indices
         elif isinstance(stmt, Alloc):
             found.add(stmt.buffer)
         elif isinstance(stmt, For):
@@ -286,6 +292,9 @@ def _head(stmt: Stmt, names: dict[int, str], limit: int | None) -> str:
     if isinstance(stmt, Copy):
         copied = f"copy {stmt.count} {place(stmt.buffer, stmt.indices)} = {place(stmt.source, stmt.source_indices)}"
         return copied if stmt.condition is None else f"{copied} if {text(stmt.condition)}"
+    if isinstance(stmt, Exchange):
+        results = ", ".join(place(buffer, indices) for buffer, indices in stmt.results)
+        return f"exchange {quote(stmt.name)}({', '.join(map(text, stmt.args))}) to {results}"
     if isinstance(stmt, Commit):
         return "commit"
     if isinstance(stmt, Wait):

@@ -26,6 +26,7 @@ from graphc.ir.kernel import (
     Commit,
     Const,
     Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -250,7 +251,9 @@ class _Verifier:
         if isinstance(stmt, For):
             self.loop(stmt, place)
         elif isinstance(stmt, Let):
-            self.exchange(stmt, place)
+            if isinstance(stmt.value, Intrinsic) and stmt.value.name in EXCHANGES:
+                self.meeting(stmt.value.name, place)
+                self.meets = stmt.value
             lanes = self.expression(stmt.value, place)
             self.expect_type("a value", stmt.value, stmt.var.dtype)
             self.define(_Known(stmt.var, lanes))
@@ -282,6 +285,8 @@ class _Verifier:
             )
         elif isinstance(stmt, Copy):
             self.copy(stmt, place)
+        elif isinstance(stmt, Exchange):
+            self.exchange(stmt, place)
         elif isinstance(stmt, Commit):
             self.check(place.vector is None, "a commit outside of vector loops", "one inside")
         elif isinstance(stmt, Wait):
@@ -362,14 +367,24 @@ class _Verifier:
         self.block(stmt.body, inner)
         del self.known[stmt.var.name]
 
-    def exchange(self, stmt: Let, place: _Place) -> None:
-        """An exchange between threads stands alone in a `let`: there the threads meet."""
-        if not isinstance(stmt.value, Intrinsic) or stmt.value.name not in EXCHANGES:
-            return
+    def meeting(self, name: str, place: _Place) -> None:
+        """An exchange between threads stands alone in a statement: there the threads meet."""
         threads = any(loop.binding == "thread" for loop in place.concurrent)
-        self.check(threads, "an exchange inside of a thread loop", f"{stmt.value.name!r} outside")
-        self.check(place.vector is None, "an exchange outside of vector loops", f"{stmt.value.name!r} inside")
-        self.meets = stmt.value
+        self.check(threads, "an exchange inside of a thread loop", f"{name!r} outside")
+        self.check(place.vector is None, "an exchange outside of vector loops", f"{name!r} inside")
+
+    def exchange(self, stmt: Exchange, place: _Place) -> None:
+        self.check(stmt.name in EXCHANGES, f"one of {', '.join(EXCHANGES)}", repr(stmt.name))
+        self.meeting(stmt.name, place)
+        self.expressions(stmt.args, place)
+        self.check(bool(stmt.results), "a result", "none")
+        for buffer, indices in stmt.results:
+            self.expressions(indices, place)
+            self.access(buffer, indices, place)
+            self.check(
+                buffer.space == "reg", "results in registers", f"%{buffer.name} in {buffer.space} memory"
+            )
+            self.written(buffer)
 
     def alloc(self, buffer: Buffer, place: _Place) -> None:
         self.declaration(buffer)

@@ -247,9 +247,9 @@ class _Reduction:
             with self.evaluator.scope() as inside:
                 values = {v: self.evaluator.at(v, where) for v in (*roots, *step.buffered)}
                 for node, cells in accumulators.items():
-                    position = along[-1] if along else index(0)
-                    at = (cell_lane,) if cells[0].shape else ()
-                    inside += accumulate(node, cells, values[node.operands[0]], position, at)
+                    here = along[-1] if along else index(0)
+                    cell = (cell_lane,) if cells[0].shape else ()
+                    inside += accumulate(node, cells, values[node.operands[0]], here, cell)
                 for value in step.buffered:
                     buffer = self.row_buffers[value]
                     spot = (*along, cell_lane) if len(buffer.shape) > len(along) else along

@@ -7,9 +7,8 @@ to shared memory (`staging.py`), several steps ahead of their use; a thread keep
 over all steps and then runs the epilogue on them. Free, summed and batch dimensions are each counted as one and taken
 apart into indices where a region's views keep them from being merged (`collapse.py`).
 
-A thread's rows and columns come in groups of four neighbours, the groups a whole tile's width of threads apart: its
-loads from shared memory are 16 bytes long and those of a warp in different banks. A warp is 4 rows by 8 columns of
-threads, so that it reads few different elements. `tiling.py` chooses the tile.
+How threads multiply is in `products.py`; `tiling.py` chooses the tile. The target's precision decides whether tensor
+cores do it.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ from graphc.codegen.schedules.collapse import collapse_contraction
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.gpu import plain
 from graphc.codegen.schedules.gpu.model import device_of
-from graphc.codegen.schedules.gpu.staging import Staging, Word
+from graphc.codegen.schedules.gpu.products import products
+from graphc.codegen.schedules.gpu.staging import Staging
 from graphc.codegen.schedules.gpu.threads import unravel
-from graphc.codegen.schedules.gpu.tiling import PAD, VECTOR, Tiling, choose_tiling, sizes
+from graphc.codegen.schedules.gpu.tiling import Tiling, choose_tiling, work_of
 from graphc.codegen.schedules.loops import lane_block, parameters
 from graphc.codegen.schedules.operands import contractions, product_of
-from graphc.codegen.target import Device, Target
+from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import (
@@ -40,7 +40,6 @@ from graphc.ir.kernel import (
     If,
     Kernel,
     Let,
-    Load,
     Stmt,
     Var,
     Wait,
@@ -51,8 +50,6 @@ from graphc.ir.kernel import (
     store,
 )
 from graphc.ir.types import f32, i64
-
-_LANE_COLUMNS, _LANES = 8, 32  # of a warp
 
 
 def schedule_contract(
@@ -73,93 +70,80 @@ def schedule_contract(
         product.depth,
     ):
         return plain.schedule_contract(region, target, in_place)
-    return _Tiled(region, device, in_place, tiling or choose_tiling(product, device)).kernel()
+    chosen = tiling or choose_tiling(work_of(product, target.precision), device)
+    return _Tiled(region, in_place, chosen).kernel()
 
 
 class _Tiled:
     """A contract region on its way to a tiled kernel."""
 
-    def __init__(self, region: Graph, device: Device, in_place: Mapping[int, int], tiling: Tiling) -> None:
-        self.region, self.tiling = region, tiling
+    def __init__(self, region: Graph, in_place: Mapping[int, int], tiling: Tiling) -> None:
+        self.region = region
         self.product = product_of(region)
         self.names = Names()
         inputs, self.results, self.params = parameters(region, in_place)
         self.evaluator = Evaluator(region, inputs, self.names)
-        self.rows, self.columns, depth, self.batches = sizes(self.product, tiling.swapped)
-        self.steps = -(-depth // tiling.depth)
-        self.tiling = replace(tiling, stages=max(2, min(tiling.stages, self.steps + 1)))
+        self.work = work_of(self.product, tiling.precision, tiling.swapped)
+        self.steps = -(-self.work.depth // tiling.depth)
+        self.tiling = t = replace(tiling, stages=max(2, min(tiling.stages, self.steps + 1)))
+        self.products = products(self.names, t)
         left, right = self.product.left, self.product.right
-        self.sides = (right, left) if tiling.swapped else (left, right)
-        word = Word()
-        self.words = tiling.depth // word.elements
-        self.tiles = [
-            Buffer(
-                self.names.fresh(stem),
-                f32,
-                (self.tiling.stages, self.words, extent + PAD),
-                space="shared",
-                access="local",
+        self.sides = (right, left) if t.swapped else (left, right)
+        self.tiles: list[Buffer] = []
+        self.stagings: list[Staging] = []
+        for stem, side, extent, tile in (
+            ("rows", self.sides[0], self.work.rows, t.rows),
+            ("columns", self.sides[1], self.work.columns, t.columns),
+        ):
+            shape = (t.stages, t.words, tile + t.pad)
+            shared = Buffer(
+                self.names.fresh(stem), self.products.dtype, shape, space="shared", access="local"
             )
-            for stem, extent in (("rows", tiling.rows), ("columns", tiling.columns))
-        ]
-        self.stagings = [
-            Staging(
-                self.names, self.evaluator, side, extent, self.product.sums, tile, self.words, tiling.threads,
-                shared, word,
-            )
-            for side, extent, tile, shared in zip(
-                self.sides, (self.rows, self.columns), (tiling.rows, tiling.columns), self.tiles, strict=True
-            )
-        ]  # fmt: skip
-        self.group = min(tiling.thread_rows, VECTOR)
-        self.row_groups = tiling.thread_rows // self.group
-        self.column_groups = tiling.thread_columns // VECTOR
-        shape = (self.row_groups, self.group, self.column_groups, VECTOR)
-        self.sums = Buffer(self.names.fresh("sums"), f32, shape, space="reg", access="local")
+            self.tiles.append(shared)
+            self.stagings.append(
+                Staging(
+                    self.names, self.evaluator, side, extent, self.product.sums, tile, t.words, t.threads, shared,
+                    self.products.word,
+                )
+            )  # fmt: skip
 
     def kernel(self) -> Kernel:
         t = self.tiling
         block, thread = self.names.var("block"), self.names.var("thread")
-        grid = (self.batches, -(-self.rows // t.rows), -(-self.columns // t.columns))
+        grid = (-(-self.work.rows // t.rows), -(-self.work.columns // t.columns))
         body: list[Stmt] = [
             *map(Alloc, self.tiles),
             loop(thread, 0, t.threads, self._thread(block, thread, grid), binding="thread"),
         ]
-        return Kernel(
-            "contract", tuple(self.params), (loop(block, 0, math.prod(grid), body, binding="block"),)
-        )
+        blocks = self.work.batches * math.prod(grid)
+        return Kernel("contract", tuple(self.params), (loop(block, 0, blocks, body, binding="block"),))
 
-    def _thread(self, block: Var, thread: Var, grid: tuple[int, int, int]) -> list[Stmt]:
+    def _thread(self, block: Var, thread: Var, grid: tuple[int, int]) -> list[Stmt]:
         t = self.tiling
         body: list[Stmt] = []
-        *batch, row_tile, column_tile = unravel(self.names, body, block, (*self.product.batches, *grid[1:]))
+        *batch, row_tile, column_tile = unravel(self.names, body, block, (*self.product.batches, *grid))
         first_row, first_column = row_tile * t.rows, column_tile * t.columns
-        place = tuple(batch)
         for staging, first in zip(self.stagings, (first_row, first_column), strict=True):
-            staging.begin(body, thread, place, first)
-        row, column = self._position(body, thread)
-        body.append(Alloc(self.sums))
-        body += self._cells(lambda *cell: [store(self.sums, cell, constant(f32, 0))])
-        body += self._pipeline(row, column)
-        body += self._epilogue(place, first_row + row * self.group, first_column + column * VECTOR)
-        return body
+            staging.begin(body, thread, tuple(batch), first)
+        self.products.begin(body, thread)
+        sums = self.products.sums
+        body.append(Alloc(sums))
+        body += self._cells(lambda *cell: [store(sums, cell, constant(f32, 0))])
+        body += self._pipeline()
+        return [*body, *self._epilogue(tuple(batch), first_row, first_column)]
 
-    def _position(self, body: list[Stmt], thread: Var) -> tuple[Expr, Expr]:
-        """The thread's row and column among the threads of a tile."""
-        rows, columns = (
-            self.tiling.rows // self.tiling.thread_rows,
-            self.tiling.columns // self.tiling.thread_columns,
-        )
-        lane_columns = min(_LANE_COLUMNS, columns)
-        lane_rows = min(_LANES // lane_columns, rows)
-        lane_columns = min(_LANES // lane_rows, columns)
-        extents = (rows // lane_rows, columns // lane_columns, lane_rows, lane_columns)
-        warp_row, warp_column, lane_row, lane_column = unravel(self.names, body, thread, extents)
-        return warp_row * lane_rows + lane_row, warp_column * lane_columns + lane_column
+    def _cells(self, body: Callable[..., Sequence[Stmt]]) -> list[Stmt]:
+        """`body(group, row, group, column)` for each cell of the thread."""
+        groups, rows, column_groups, width = self.products.shape
+        g, i, h = self.names.var("g"), self.names.var("i"), self.names.var("h")
+        inner = lane_block(self.names, width, lambda lane: body(g, i, h, lane))
+        for var, extent in ((h, column_groups), (i, rows), (g, groups)):
+            inner = [loop(var, 0, extent, inner, binding="unroll")]
+        return inner
 
     # The summed dimension
 
-    def _pipeline(self, row: Expr, column: Expr) -> list[Stmt]:
+    def _pipeline(self) -> list[Stmt]:
         """All steps. Each stage of shared memory is filled for the step that comes `ahead` later.
 
         One barrier a step is enough: what is overwritten in a step was last read in the step before.
@@ -177,7 +161,7 @@ class _Tiled:
             body += [Commit()] if copied else []
         if self.steps == 1:
             body += [Wait(0)] if copied else []
-            return [*body, Barrier(), *self._multiply(index(0), row, column)]
+            return [*body, Barrier(), *self.products.step(self.tiles[0], self.tiles[1], index(0))]
         stage = Buffer(self.names.fresh("stage"), i64, (), space="reg", access="local")
         now = Var(self.names.fresh("now"))
         step = self.names.var("step")
@@ -199,100 +183,53 @@ class _Tiled:
             Barrier(),
             *([If(more, tuple(before))] if self.steps > ahead else []),
             *([Commit()] if copied else []),
-            *self._multiply(now, row, column),
+            *self.products.step(self.tiles[0], self.tiles[1], now),
             *([If(more, tuple(after))] if self.steps > ahead and after else []),
             store(stage, (), following),
         ]
         return [*body, Alloc(stage), store(stage, (), index(0)), loop(step, 0, self.steps, inner)]
 
-    def _multiply(self, stage: Expr, row: Expr, column: Expr) -> list[Stmt]:
-        """One step's multiply-adds: outer products of the thread's rows and columns."""
-        t = self.tiling
-        left, right = self.tiles
-        across_rows = self.group * (t.rows // t.thread_rows)
-        across_columns = VECTOR * (t.columns // t.thread_columns)
-        k = self.names.var("k")
-        mine = Buffer(
-            self.names.fresh("mine"), f32, (self.row_groups, self.group), space="reg", access="local"
-        )
-        body: list[Stmt] = [Alloc(mine)]
-        for g in range(self.row_groups):
-
-            def fetch(lane: Expr, g: int = g) -> list[Stmt]:
-                return [
-                    store(mine, (g, lane), load(left, stage, k, row * self.group + g * across_rows + lane))
-                ]
-
-            body += lane_block(self.names, self.group, fetch)
-
-        def lanes(lane: Expr) -> list[Stmt]:
-            statements: list[Stmt] = []
-            for h in range(self.column_groups):
-                other = Var(self.names.fresh("other"), f32)
-                statements.append(
-                    Let(other, load(right, stage, k, column * VECTOR + h * across_columns + lane))
-                )
-                for g in range(self.row_groups):
-                    for i in range(self.group):
-                        total = load(self.sums, g, i, h, lane)
-                        product = Apply("fma", (load(mine, g, i), other, total))
-                        statements.append(store(self.sums, (g, i, h, lane), product))
-            return statements
-
-        body += lane_block(self.names, VECTOR, lanes)
-        return [loop(k, 0, t.depth, body, binding="unroll")]
-
-    def _cells(self, body: Callable[..., Sequence[Stmt]]) -> list[Stmt]:
-        """`body(group, row, group, lane)` for each cell of the thread."""
-        g, i, h = self.names.var("g"), self.names.var("i"), self.names.var("h")
-        inner = lane_block(self.names, VECTOR, lambda lane: body(g, i, h, lane))
-        for var, extent in ((h, self.column_groups), (i, self.group), (g, self.row_groups)):
-            inner = [loop(var, 0, extent, inner, binding="unroll")]
-        return inner
-
     # The results
 
     def _epilogue(self, batch: tuple[Expr, ...], first_row: Expr, first_column: Expr) -> list[Stmt]:
         """What is made of the sums, and its stores: a thread's cells only, so that operands may be overwritten."""
-        t = self.tiling
-        row_side, column_side = self.sides
-        row_extents = tuple(row_side.value.shape[d] for d in row_side.free)
-        column_extents = tuple(column_side.value.shape[d] for d in column_side.free)
-        width = VECTOR if not t.swapped and column_extents and column_extents[-1] % VECTOR == 0 else 1
-        across_rows = self.group * (t.rows // t.thread_rows)
-        across_columns = VECTOR * (t.columns // t.thread_columns)
+        t, own = self.tiling, self.products
+        groups, rows, column_groups, columns = own.shape
+        across_rows, row_step, across_columns = own.strides
+        row_extents, column_extents = (tuple(side.value.shape[d] for d in side.free) for side in self.sides)
+        whole = not t.swapped and bool(column_extents) and column_extents[-1] % columns == 0
+        width = columns if whole else 1
         g, i, h = self.names.var("g"), self.names.var("i"), self.names.var("h")
 
-        def of_columns(row: tuple[Expr, ...], flat: Expr, cell: Callable[[Expr], Expr]) -> list[Stmt]:
+        def of_columns(row: tuple[Expr, ...], flat: Expr, first: int) -> list[Stmt]:
             block: list[Stmt] = []
-            column = unravel(self.names, block, flat, column_extents) if column_extents else ()
+            column = unravel(self.names, block, flat, column_extents)
 
             def lanes(lane: Expr) -> list[Stmt]:
                 moved = (*column[:-1], column[-1] + lane) if width > 1 else column
-                free = (*moved, *row) if t.swapped else (*row, *moved)
-                where = (*batch, *free)
+                where = (*batch, *moved, *row) if t.swapped else (*batch, *row, *moved)
                 with self.evaluator.scope() as inner:
-                    self.evaluator.bound[self.product.result] = lambda _: cell(lane)
+                    self.evaluator.bound[self.product.result] = lambda _: load(
+                        own.sums, g, i, h, lane + first
+                    )
                     values = [self.evaluator.at(v, where) for v in self.region.outputs]
                     inner += [store(b, where, v) for b, v in zip(self.results, values, strict=True)]
                     del self.evaluator.bound[self.product.result]
                 return inner
 
             block += lane_block(self.names, width, lanes)
-            return _guarded(block, flat, self.columns, t.columns)
+            return _guarded(block, flat, self.work.columns, t.columns)
 
         def of_rows(flat: Expr) -> list[Stmt]:
             block: list[Stmt] = []
-            row = unravel(self.names, block, flat, row_extents) if row_extents else ()
-            start = first_column + h * across_columns
-            inner: list[Stmt] = []
-            for n in range(VECTOR // width):
-                inner += of_columns(row, start + n, lambda lane, n=n: Load(self.sums, (g, i, h, lane + n)))  # type: ignore[misc]
-            block.append(loop(h, 0, self.column_groups, inner, binding="unroll"))
-            return _guarded(block, flat, self.rows, t.rows)
+            row = unravel(self.names, block, flat, row_extents)
+            start = first_column + own.column + h * across_columns
+            inner = [s for n in range(0, columns, width) for s in of_columns(row, start + n, n)]
+            block.append(loop(h, 0, column_groups, inner, binding="unroll"))
+            return _guarded(block, flat, self.work.rows, t.rows)
 
-        body = of_rows(first_row + g * across_rows + i)
-        for var, extent in ((i, self.group), (g, self.row_groups)):
+        body = of_rows(first_row + own.row + g * across_rows + i * row_step)
+        for var, extent in ((i, rows), (g, groups)):
             body = [loop(var, 0, extent, body, binding="unroll")]
         return body
 

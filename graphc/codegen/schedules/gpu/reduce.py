@@ -16,10 +16,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.codegen.schedules.collapse import collapse
+from graphc.codegen.schedules.collapse import absorb_reshapes, collapse
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.gpu.model import THREADS, device_of, grid_of
-from graphc.codegen.schedules.gpu.threads import Exchange, launch, power_of_two, unravel
+from graphc.codegen.schedules.gpu.threads import Partners, launch, power_of_two, unravel
 from graphc.codegen.schedules.loops import lane_block, parameters
 from graphc.codegen.schedules.phases import Pass, accumulate, is_expensive, phases, plan_passes
 from graphc.codegen.target import Device, Target
@@ -85,6 +85,7 @@ def team_of(device: Device, rows: int, length: int, members_are_neighbours: bool
 
 def schedule_reduce(region: Graph, target: Target, in_place: Mapping[int, int]) -> Kernel:
     """A kernel that computes all results of the region, each row by its team."""
+    region = absorb_reshapes(region)
     reduction = next(n for n in region.nodes if "reduction" in n.op.traits)
     region = collapse(region, reduction.operands[0].shape, reduction.ints("axes"))
     return _Reduction(region, target, in_place).kernel()
@@ -164,26 +165,24 @@ class _Reduction:
                 statements = [*statements, Barrier()]  # the next tile writes what this one reads
             return [loop(tile, block, tiles, statements, step=blocks)]
 
-        (grid,) = launch(self.names, blocks, team.threads, body)
-        # shared buffers belong to the block, outside of the loop over its threads
-        inner = (*(Alloc(b) for b in self.shared), *grid.body)
-        return Kernel("reduce", tuple(self.params), (loop(grid.var, 0, blocks, inner, binding="block"),))
+        statements = launch(self.names, blocks, team.threads, body, self.shared)
+        return Kernel("reduce", tuple(self.params), tuple(statements))
 
     def _tile(self, tile: Expr, thread: Expr) -> list[Stmt]:
         """The rows that a block works on at the same time."""
         team = self.team
         with self.evaluator.scope() as block:
-            exchange = Exchange(self.names, block)
+            partners = Partners(self.names, block)
             minor, major = thread, index(0)
             width = team.members if team.members_are_neighbours else team.rows
             if width < team.threads:
-                minor, major = exchange.named(thread % width), exchange.named(thread // width)
+                minor, major = partners.named(thread % width), partners.named(thread // width)
             self.member, self.local = (minor, major) if team.members_are_neighbours else (major, minor)
-            row = exchange.named(tile * team.rows + self.local)
+            row = partners.named(tile * team.rows + self.local)
             self.active = None
             if self.rows % team.rows:
-                self.active = exchange.named(row < self.rows)
-                row = exchange.named(Apply("min", (row, index(self.rows - 1))))
+                self.active = partners.named(row < self.rows)
+                row = partners.named(Apply("min", (row, index(self.rows - 1))))
             where = unravel(self.names, block, row, self.reduced_shape)
             block += [Alloc(b) for b in self.held.values()]
             for number, step in enumerate(self.passes):
@@ -191,7 +190,7 @@ class _Reduction:
                 if step.roots(self.region):
                     accumulators = self._accumulators(step, block)
                     block += self._pass(step, accumulators, where)
-                    self._combine(accumulators, exchange)
+                    self._combine(accumulators, partners)
                     for value in step.buffered:
                         self._bind_held(value)
                 self._name_reduced(number + 1, where)
@@ -323,10 +322,10 @@ class _Reduction:
 
     # ----------------------------------------------------------------------------------------------------- combining
 
-    def _combine(self, accumulators: Mapping[Node, tuple[Buffer, ...]], exchange: Exchange) -> None:
+    def _combine(self, accumulators: Mapping[Node, tuple[Buffer, ...]], partners: Partners) -> None:
         """After a pass: what the members have becomes one, which all of them know."""
         parts: dict[Node, tuple[Expr, ...]] = {}
-        block = exchange.block
+        block = partners.block
         for node, cells in accumulators.items():
             if self.lanes > 1:
                 (cell,) = cells
@@ -339,42 +338,42 @@ class _Reduction:
 
                 block += lane_block(self.names, self.lanes, join)
                 cells = (total,)
-            parts[node] = tuple(exchange.named(Load(cell, ())) for cell in cells)
+            parts[node] = tuple(partners.named(Load(cell, ())) for cell in cells)
         if self.team.members > 1:
             over = self._among_neighbours if self.team.members_are_neighbours else self._among_rows
-            parts = over(parts, exchange)
+            parts = over(parts, partners)
         for node, values in parts.items():
             result = values[-1]
             self.evaluator.bound[node.results[0]] = lambda _, result=result: result  # type: ignore[misc]
 
     def _among_neighbours(
-        self, parts: Mapping[Node, tuple[Expr, ...]], exchange: Exchange
+        self, parts: Mapping[Node, tuple[Expr, ...]], partners: Partners
     ) -> dict[Node, tuple[Expr, ...]]:
         """By shuffles in each warp, then through shared memory, from where every warp takes the same."""
         warp = self.device.warp
-        found = {n: _by_shuffles(n, p, min(self.team.members, warp), exchange) for n, p in parts.items()}
+        found = {n: _by_shuffles(n, p, min(self.team.members, warp), partners) for n, p in parts.items()}
         warps = self.team.members // warp
         if warps <= 1:
             return found
-        first = exchange.named(Apply("eq", (self.member % warp, index(0))))
-        cells = self._through_shared(found, (warps,), (exchange.named(self.member // warp),), first, exchange)
-        lane = exchange.named(self.member % warps)
-        loaded = {n: tuple(exchange.named(Load(b, (lane,))) for b in bs) for n, bs in cells.items()}
-        return {n: _by_shuffles(n, p, warps, exchange) for n, p in loaded.items()}
+        first = partners.named(Apply("eq", (self.member % warp, index(0))))
+        cells = self._through_shared(found, (warps,), (partners.named(self.member // warp),), first, partners)
+        lane = partners.named(self.member % warps)
+        loaded = {n: tuple(partners.named(Load(b, (lane,))) for b in bs) for n, bs in cells.items()}
+        return {n: _by_shuffles(n, p, warps, partners) for n, p in loaded.items()}
 
     def _among_rows(
-        self, parts: Mapping[Node, tuple[Expr, ...]], exchange: Exchange
+        self, parts: Mapping[Node, tuple[Expr, ...]], partners: Partners
     ) -> dict[Node, tuple[Expr, ...]]:
         """Members are far apart: all through shared memory, in the order of the members."""
         team = self.team
         local = self.local
-        cells = self._through_shared(parts, (team.members, team.rows), (self.member, local), None, exchange)
+        cells = self._through_shared(parts, (team.members, team.rows), (self.member, local), None, partners)
         found: dict[Node, tuple[Expr, ...]] = {}
         for node, buffers in cells.items():
-            total = tuple(exchange.named(Load(b, (index(0), local))) for b in buffers)
+            total = tuple(partners.named(Load(b, (index(0), local))) for b in buffers)
             for member in range(1, team.members):
-                other = tuple(exchange.named(Load(b, (index(member), local))) for b in buffers)
-                total = _joined(node, total, other, exchange)
+                other = tuple(partners.named(Load(b, (index(member), local))) for b in buffers)
+                total = _joined(node, total, other, partners)
             found[node] = total
         return found
 
@@ -384,7 +383,7 @@ class _Reduction:
         shape: tuple[int, ...],
         where: tuple[Expr, ...],
         condition: Expr | None,
-        exchange: Exchange,
+        partners: Partners,
     ) -> dict[Node, tuple[Buffer, ...]]:
         """What threads have, in shared memory where all of the block see it."""
         cells: dict[Node, tuple[Buffer, ...]] = {}
@@ -398,8 +397,8 @@ class _Reduction:
             self.shared += buffers
             stores += [store(b, where, v) for b, v in zip(buffers, values, strict=True)]
         if stores:
-            exchange.block += [If(condition, tuple(stores))] if condition is not None else stores
-            exchange.block.append(Barrier())
+            partners.block += [If(condition, tuple(stores))] if condition is not None else stores
+            partners.block.append(Barrier())
         return cells
 
     def _store_reduced(self, where: tuple[Expr, ...], block: list[Stmt]) -> None:
@@ -418,29 +417,29 @@ class _Reduction:
         block += stores if condition is None else [If(condition, stores)]
 
 
-def _by_shuffles(node: Node, values: tuple[Expr, ...], width: int, exchange: Exchange) -> tuple[Expr, ...]:
+def _by_shuffles(node: Node, values: tuple[Expr, ...], width: int, partners: Partners) -> tuple[Expr, ...]:
     """Combined over groups of `width` lanes, in all of them: each step adds what the other half has."""
     distance = width // 2
     while distance:
-        other = tuple(exchange.partner(v, distance) for v in values)
-        values = _joined(node, values, other, exchange)
+        other = tuple(partners.partner(v, distance) for v in values)
+        values = _joined(node, values, other, partners)
         distance //= 2
     return values
 
 
 def _joined(
-    node: Node, values: tuple[Expr, ...], others: tuple[Expr, ...], exchange: Exchange
+    node: Node, values: tuple[Expr, ...], others: tuple[Expr, ...], partners: Partners
 ) -> tuple[Expr, ...]:
     """What two members have, as one; of equal elements an index reduction takes the first."""
     if len(values) == 1:
-        return (exchange.named(Apply(node.op.combine, (values[0], others[0]))),)
+        return (partners.named(Apply(node.op.combine, (values[0], others[0]))),)
     (x, at), (y, there) = values, others
     better = Apply("gt" if node.op.combine == "max" else "lt", (y, x))
-    earlier = exchange.named(Apply("lt", (there, at)))
-    wins = Apply("or", (better, Apply("and", (Apply("eq", (y, x)), earlier))))
+    earlier = partners.named(Apply("lt", (there, at)))
+    wins: Expr = Apply("or", (better, Apply("and", (Apply("eq", (y, x)), earlier))))
     if x.dtype.is_float:  # the first NaN wins
         ours, theirs = Apply("ne", (x, x)), Apply("ne", (y, y))
         nan_wins = Apply("and", (theirs, Apply("or", (Apply("not", (ours,)), earlier))))
         wins = Apply("or", (wins, nan_wins))
-    wins = exchange.named(wins)
-    return tuple(exchange.named(Apply("select", (wins, b, a))) for a, b in zip(values, others, strict=True))
+    wins = partners.named(wins)
+    return tuple(partners.named(Apply("select", (wins, b, a))) for a, b in zip(values, others, strict=True))

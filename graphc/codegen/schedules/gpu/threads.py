@@ -11,19 +11,38 @@ from collections.abc import Callable, Sequence
 from graphc.codegen.schedules.evaluate import Names
 from graphc.codegen.schedules.gpu.model import THREADS, grid_of
 from graphc.codegen.target import Device
-from graphc.ir.kernel import Apply, Bitcast, Cast, Const, Expr, If, Intrinsic, Let, Stmt, Var, index, loop
+from graphc.ir.kernel import (
+    Alloc,
+    Apply,
+    Bitcast,
+    Buffer,
+    Cast,
+    Const,
+    Expr,
+    If,
+    Intrinsic,
+    Let,
+    Stmt,
+    Var,
+    index,
+    loop,
+)
 from graphc.ir.types import f32, f64, i32, i64
 
 Work = Callable[[Expr], Sequence[Stmt]]
 
 
 def launch(
-    names: Names, blocks: int, threads: int, body: Callable[[Expr, Expr], Sequence[Stmt]]
+    names: Names,
+    blocks: int,
+    threads: int,
+    body: Callable[[Expr, Expr], Sequence[Stmt]],
+    shared: Sequence[Buffer] = (),
 ) -> list[Stmt]:
-    """`body(block, thread)` for each thread of a grid of one dimension."""
+    """`body(block, thread)` for each thread of a grid of one dimension; `shared` may grow while the body is written."""
     block, thread = names.var("block"), names.var("thread")
     inner = loop(thread, 0, threads, body(block, thread), binding="thread")
-    return [loop(block, 0, blocks, [inner], binding="block")]
+    return [loop(block, 0, blocks, [*(Alloc(b) for b in shared), inner], binding="block")]
 
 
 def each(names: Names, device: Device, count: int, work: Work, threads: int = THREADS) -> list[Stmt]:
@@ -94,7 +113,7 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-class Exchange:
+class Partners:
     """Values that threads combine with those of other threads; what it names goes to `block`."""
 
     def __init__(self, names: Names, block: list[Stmt]) -> None:
