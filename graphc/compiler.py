@@ -317,11 +317,20 @@ def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object],
     return Traced(graph, inputs, outputs, (), parameters)
 
 
+def is_cuda(target: str) -> bool:
+    """True of "cuda" and its variants, whose programs keep arrays on a device.
+
+    >>> is_cuda("cuda:sm_90"), is_cuda("cpu")
+    (True, False)
+    """
+    return target.partition(":")[0] == "cuda"
+
+
 def _target(target: str | Target) -> Target:
     """The target, which must be able to run here: what is compiled is also loaded. GPUs are looked for later."""
     from graphc.codegen.target import target_from_name
 
-    if isinstance(target, str) and target.partition(":")[0] == "cuda":
+    if isinstance(target, str) and is_cuda(target):
         return target_from_name(target.replace("cuda", "nvptx64", 1))
     if not isinstance(target, str) and target.has_threads:
         return target
