@@ -542,3 +542,29 @@ def test_a_launch_may_bring_shared_memory() -> None:
     assert np.frombuffer(memory.read(out, 132), np.uint32).tolist() == list(range(32, -1, -1))
     with pytest.raises(PtxError, match="out of bounds: byte 128 of 128 bytes of shared memory"):
         launch(Module(text), "k", memory, (1, 1, 1), (33, 1, 1), np.uint64(out).tobytes(), dynamic_shared=128)
+
+
+def test_registers_that_were_one_change_apart() -> None:
+    """After a move two registers share an array; what a part of the threads then writes to one is not seen in the other."""
+    body = """
+      mov.b32 %r1, 5;
+      setp.lt.u32 %q1, %t, 3;
+      @!%q1 bra $L_one;
+      mov.b32 %r1, %t;
+    $L_one:
+      mov.b32 %r2, %r1;
+      bar.sync 0;
+      setp.lt.u32 %q2, %t, 9;
+      @!%q2 bra $L_two;
+      mov.b32 %r1, 100;
+    $L_two:
+      bar.sync 0;
+      st.global.v2.b32 [%mine], {%r1, %r2};"""
+    result = one_block(body, 33, [], np.zeros((33, 2), np.uint32))
+    assert result.tolist() == [[100 if t < 9 else 5, t if t < 3 else 5] for t in range(33)]
+
+
+def test_a_loop_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptx.machine.MOST_STEPS", 100)
+    with pytest.raises(PtxError, match="kernel k: expected an end after 100 basic blocks, got none"):
+        one_block("$L_again: bra.uni $L_again;", 1, [], np.zeros(1, np.uint32))
