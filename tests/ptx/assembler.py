@@ -38,8 +38,9 @@ def find_assembler() -> Path | None:
         return Path(found)
     package = importlib.util.find_spec("nvidia")
     for folder in (package.submodule_search_locations or []) if package else []:
-        for path in sorted(Path(folder).glob("*/bin/ptxas")):  # nvidia-cuda-nvcc-cu12 and nvidia-cuda-nvcc differ in *
-            path.chmod(path.stat().st_mode | 0o111)  # some wheels lose the bit
+        for path in sorted(
+            Path(folder).glob("*/bin/ptxas")
+        ):  # nvidia-cuda-nvcc-cu12 and nvidia-cuda-nvcc differ in *
             return path
     return None
 
@@ -57,7 +58,9 @@ def assemble(ptx: str, arch: str = "sm_80") -> dict[str, Usage]:
     """
     program = find_assembler()
     if program is None:
-        raise FileNotFoundError("ptxas: expected it on PATH or in the package nvidia-cuda-nvcc-cu12, got neither")
+        raise FileNotFoundError(
+            "ptxas: expected it on PATH or in the package nvidia-cuda-nvcc-cu12, got neither"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "module.ptx"
         source.write_text(ptx, encoding="utf-8")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ptx import arithmetic
 from ptx.instructions import Meaning, rule
 from ptx.lanes import Copy, Lanes
 from ptx.memory import DEFINED, LOCAL_WINDOW, PENDING, SHARED_WINDOW, Fault
@@ -85,13 +86,33 @@ def _convert_address(to: str | None, space: str) -> Meaning:
     return Meaning(("u64",), ("u64",), (lambda a: a - window) if to else (lambda a: a + window))
 
 
+@rule(r"(div|rem)\.([su](?:16|32|64))")
+def _divide(name: str, kind: str) -> Meaning:
+    """9.7.1.8: what dividing by zero gives is the machine's own, so it is an error here."""
+    function = arithmetic.quotient if name == "div" else arithmetic.remainder
+
+    def compute(lanes: Lanes, _: Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        if (b == 0).any():
+            raise Fault("division by zero, whose result is not specified", b == 0)
+        return function(a, b)
+
+    return Meaning((kind,), (kind, kind), compute, effect=True)
+
+
 # Atomic operations
 
 _COMBINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "exch": lambda old, new: new,
 }  # fmt: skip
-_ATOMIC_KINDS = r"add\.(?:u32|s32|u64|f32|f64)|(?:min|max)\.(?:u32|s32|u64|s64)|(?:and|or|xor)\.(?:b32|b64)|(?:exch|cas)\.(?:b32|b64)"
+_ATOMIC_KINDS = "|".join(
+    (
+        r"add\.(?:u32|s32|u64|f32|f64)",
+        r"(?:min|max)\.(?:u32|s32|u64|s64)",
+        r"(?:and|or|xor)\.(?:b32|b64)",
+        r"(?:exch|cas)\.(?:b32|b64)",
+    )
+)
 _ORDER = r"(?:\.relaxed)?(?:\.(?:gpu|sys))?"
 
 

@@ -12,16 +12,18 @@ from typing import NoReturn
 
 import numpy as np
 
+from ptx.builder import Step, parameter_offsets
 from ptx.errors import PtxError
 from ptx.lanes import Lanes, Launch, Three, error_of, place_text
 from ptx.memory import Fault, Memory
 from ptx.parser import Function, Program, parse
-from ptx.translate import Code, Step, parameter_offsets, translate
+from ptx.translate import Code, translate
 
 __all__ = ["Kernel", "Memory", "Module", "PtxError", "launch"]
 
 BATCH = 1 << 13  # lanes: their registers fit a core's caches (measured)
 MOST_STATIC_SHARED, MOST_SHARED = 48 << 10, 163 << 10  # of sm_80
+MOST_STEPS = 5_000_000  # basic blocks that a batch runs: beyond them a loop is taken to have no end
 DONE = 1 << 30  # the rank of a lane that has left
 
 
@@ -52,7 +54,7 @@ class Module:
             raise PtxError(
                 f"module: expected no variables in global or constant memory, got {', '.join(kept)}"
             )
-        self._codes = {f.name: translate(self.program, f.name, {}) for f in self._entries()}
+        self._codes = {f.name: translate(self.program, f.name) for f in self._entries()}
         self.kernels = {f.name: self._kernel(f) for f in self._entries()}
 
     def _entries(self) -> list[Function]:
@@ -132,7 +134,7 @@ class _Executor:
 
     def run(self) -> None:
         lanes = self.lanes
-        while True:
+        for _ in range(MOST_STEPS):
             if self.together is not None:
                 rank, active = self.together, None
             else:
@@ -150,6 +152,8 @@ class _Executor:
                 break
             lanes.activate(active)
             self.perform(self.steps[rank], active)
+        else:
+            raise PtxError(f"kernel {self.kernel}: expected an end after {MOST_STEPS} basic blocks, got none")
         self.check_copies()
 
     def perform(self, step: Step, active: np.ndarray | None) -> None:

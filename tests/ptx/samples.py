@@ -80,7 +80,7 @@ kernel @block_sum(%x: f32[{rows},{columns}] in, %y: f32[{rows}] out) {{
 def warp_max(rows: int, columns: int) -> Sample:
     """The maximum of each row by one warp: shuffles instead of shared memory."""
     steps = "\n".join(
-        f"      store %m[0] = max(load %m[0], intrinsic \"{WARP_SUM}\"(-1:i32, load %m[0], {d}:i32, 31:i32) : f32)"
+        f'      store %m[0] = max(load %m[0], intrinsic "{WARP_SUM}"(-1:i32, load %m[0], {d}:i32, 31:i32) : f32)'
         for d in (16, 8, 4, 2, 1)
     )
     return Sample(
@@ -197,6 +197,9 @@ SAMPLES: dict[str, Sample] = {
     **{f"block_sum {r}x{c}": block_sum(r, c) for r, c in ((1, 1), (3, 31), (5, 127), (2, 1000))},
     **{f"warp_max {r}x{c}": warp_max(r, c) for r, c in ((1, 1), (4, 33), (7, 127))},
     **{f"column_sum {r}x{c}": column_sum(r, c) for r, c in ((1, 1), (31, 33), (127, 8))},
-    **{f"tiled_product {m}x{n}x{k}": tiled_product(m, n, k) for m, n, k in ((1, 1, 1), (9, 31, 33), (16, 8, 24))},
+    **{
+        f"tiled_product {m}x{n}x{k}": tiled_product(m, n, k)
+        for m, n, k in ((1, 1, 1), (9, 31, 33), (16, 8, 24))
+    },
     **{f"called_rows {n}": called_rows(n) for n in (1, 33, 127)},
 }

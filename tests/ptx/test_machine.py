@@ -24,4 +24,6 @@ def test_kernels_of_blocks_and_threads_give_what_numpy_gives(name: str, rng: np.
     sample = BLOCK_SAMPLES[name]
     arguments = sample.arguments(rng)
     result = run(build(sample.text), arguments)[-1]
-    np.testing.assert_allclose(result, sample.expected(arguments), rtol=sample.tolerance, atol=sample.tolerance)
+    np.testing.assert_allclose(
+        result, sample.expected(arguments), rtol=sample.tolerance, atol=sample.tolerance
+    )
