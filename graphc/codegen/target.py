@@ -40,7 +40,8 @@ class Device:
     """What a processor with many threads offers, for launch shapes: numbers of one multiprocessor, and how many there are.
 
     The numbers are those of compute capability 8.0 (CUDA C++ Programming Guide, "Technical Specifications per Compute
-    Capability") and of an A100's 108 multiprocessors. No result depends on them: sums are split by shape alone.
+    Capability") and of an A100's 108 multiprocessors. A result depends on them only as the order of a long sum does
+    (`codegen.split`).
     """
 
     multiprocessors: int = 108

@@ -86,7 +86,7 @@ def absorb_reshapes(region: Graph) -> Graph:
         return region
     build = Builder()
     new = {
-        v: build.input(TensorType(v.dtype, absorbed.get(v) or v.shape), v.node.name) for v in region.inputs
+        v: build.input(TensorType(v.dtype, absorbed.get(v, v.shape)), v.node.name) for v in region.inputs
     }
     for node in region.nodes:
         if node.op.name == "reshape" and node.operands[0] in absorbed:

@@ -32,6 +32,7 @@ from graphc.ir.tensor_cores import CONVERSIONS, PRODUCTS
 from graphc.ir.types import DType, f32, i32
 
 _LANE_COLUMNS, _LANES = 8, 32  # of a warp
+_UNROLLED = 16  # words of a step: of more the assembler fetches so many ahead that registers run out
 
 
 @dataclass
@@ -82,7 +83,9 @@ class Products:
         """Outer products of the thread's rows and columns, for each word of the step."""
         groups, rows, column_groups, _ = self.shape
         across_rows, _, across_columns = self.strides
-        k = self.names.var("k")
+        words = min(self.tiling.words, _UNROLLED)
+        start, n = self.names.var("start"), self.names.var("n")
+        k = start + n
         mine = self._registers("mine", (groups, rows), f32)
         body: list[Stmt] = [Alloc(mine)]
         for g in range(groups):
@@ -105,7 +108,8 @@ class Products:
             return statements
 
         body += lane_block(self.names, VECTOR, lanes)
-        return [loop(k, 0, self.tiling.words, body, binding="unroll")]
+        inner = loop(n, 0, words, body, binding="unroll")
+        return [loop(start, 0, self.tiling.words, [inner], step=words)]
 
     def _registers(self, stem: str, shape: tuple[int, ...], dtype: DType) -> Buffer:
         return Buffer(self.names.fresh(stem), dtype, shape, space="reg", access="local")

@@ -46,7 +46,7 @@ _WAVEFRONTS = 2  # of a warp's 16-byte load: many of its lanes read the same add
 _COPY = 4.0  # cycles of a warp's copy to shared memory, with its addresses
 _EXPOSED = 0.25
 _WARPS = 8  # that keep a multiprocessor's arithmetic busy
-_OTHER_REGISTERS = 40  # of a thread: addresses, counters, what the compiler keeps
+_OTHER_REGISTERS = 48  # of a thread: addresses, counters, what the compiler keeps
 _LARGEST_ACCUMULATORS = 64
 
 
@@ -106,7 +106,9 @@ class Tiling:
     def registers(self) -> int:
         """An estimate, of one thread."""
         cells = self.thread_rows * self.thread_columns + self.thread_rows + self.thread_columns
-        fetched = -(-self.depth * (self.rows + self.columns) // self.threads)
+        fetched = 0
+        if self.precision != "f32":  # elements are in registers on their way to shared memory
+            fetched = -(-self.depth * (self.rows + self.columns) // self.threads)
         return cells + fetched + _OTHER_REGISTERS
 
     def blocks(self, work: Work) -> int:
@@ -197,10 +199,16 @@ def choose_tiling(work: Work, device: Device) -> Tiling:
     return replace(
         min(
             _tilings(device, work.precision),
-            key=lambda t: (cost(t, work, device), t.rows * t.columns * t.depth, t.shared_bytes),
+            key=lambda t: (cost(t, work, device), _volume(t, work), t.shared_bytes),
         ),
         swapped=work.swapped,
     )
+
+
+def _volume(tiling: Tiling, work: Work) -> int:
+    """Multiply-adds, of what is beyond the edges too."""
+    steps = -(-work.depth // tiling.depth)
+    return tiling.blocks(work) * steps * tiling.rows * tiling.columns * tiling.depth
 
 
 @lru_cache(maxsize=16)
