@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphc.codegen.target import Target
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
+    from graphc.runtime.launches import LaunchTable
 
 
 _ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
@@ -154,6 +155,13 @@ class CompiledFunction:
         if not isinstance(self._program, DeviceProgram):
             raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
         return self._program.ptx
+
+    @property
+    def launches(self) -> LaunchTable:
+        """What a host does with the PTX of a program for a GPU; `ArgumentError` of another one."""
+        if not isinstance(self._program, DeviceProgram):
+            raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
+        return self._program.launches
 
     @property
     def object_code(self) -> bytes:

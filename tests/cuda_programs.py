@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from ptx.fake_driver import FakeCuda
 
 import graphc
-from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.launch_table import launch_table
-from graphc.codegen.memory import make_plan
-from graphc.codegen.object import compile_assembly
-from graphc.codegen.separate import separate
 from graphc.codegen.target import target_from_name
-from graphc.passes.fuse import fuse
-from graphc.passes.simplify import simplify
+from graphc.program import compile_ptx
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
 from graphc.runtime.cuda import CudaExecutable, Device, Driver
 from graphc.runtime.launches import Launch, LaunchTable, Place
@@ -27,9 +25,17 @@ def build(
     function: Callable[..., object], *specs: object, donated: tuple[tuple[int, int], ...] = ()
 ) -> tuple[str, LaunchTable]:
     """The PTX and the launch table of a function."""
-    graph = graphc.trace(function, *specs)
-    plan = make_plan(separate(fuse(simplify(graph)), TARGET), TARGET, donated)
-    return compile_assembly(emit_kernels(plan.kernels, TARGET), TARGET), launch_table(plan)
+    lowered, ptx = compile_ptx(graphc.trace(function, *specs), TARGET, donated, {})
+    return ptx, launch_table(lowered.plan)
+
+
+def cuda_header() -> Path | None:
+    """The folder of NVIDIA's cuda.h: of the package nvidia-cuda-runtime, or of an installed toolkit."""
+    places = [Path(os.environ.get("CUDA_PATH", "/usr/local/cuda"), "include")]
+    spec = find_spec("nvidia")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        places += sorted(Path(root).glob("*/include"))
+    return next((p for p in places if (p / "cuda.h").exists()), None)
 
 
 def fake_device(fake: FakeCuda | None = None, ordinal: int = 0) -> Device:

@@ -7,18 +7,16 @@ a missing wait gives stale data here every time.
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_programs import build, executable, f32, fake_device, fake_of, sevens
+from cuda_programs import build, cuda_header, executable, f32, fake_device, fake_of, sevens
 from ptx import fake_driver
 from ptx.fake_driver import FakeCuda
 
@@ -44,15 +42,6 @@ def step(w, x):  # type: ignore[no-untyped-def]
 
 
 # ------------------------------------------------------------------------------------------------ the driver's table
-
-
-def cuda_header() -> Path | None:
-    """The folder of NVIDIA's cuda.h: of the package nvidia-cuda-runtime, or of an installed toolkit."""
-    places = [Path(os.environ.get("CUDA_PATH", "/usr/local/cuda"), "include")]
-    spec = find_spec("nvidia")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        places += sorted(Path(root).glob("*/include"))
-    return next((p for p in places if (p / "cuda.h").exists()), None)
 
 
 needs_header = pytest.mark.skipif(

@@ -312,8 +312,12 @@ class FakeCuda:
 
     # ------------------------------------------------------------------------------------------------------ modules
 
-    def _cuModuleLoadDataEx(self, out: int, image: int, count: int, options: int, values: int) -> None:
-        chosen = dict(zip((c_int * count).from_address(options), (c_void_p * count).from_address(values)))
+    def _cuModuleLoadDataEx(
+        self, out: int, image: int, count: int, options: int | None, values: int | None
+    ) -> None:
+        chosen: dict[int, int | None] = {}
+        if count:
+            chosen = dict(zip((c_int * count).from_address(options), (c_void_p * count).from_address(values)))
         try:
             module = Module(ctypes.string_at(image).decode())
         except PtxError as error:

@@ -85,9 +85,7 @@ def absorb_reshapes(region: Graph) -> Graph:
     if not absorbed:
         return region
     build = Builder()
-    new = {
-        v: build.input(TensorType(v.dtype, absorbed.get(v, v.shape)), v.node.name) for v in region.inputs
-    }
+    new = {v: build.input(TensorType(v.dtype, absorbed.get(v, v.shape)), v.node.name) for v in region.inputs}
     for node in region.nodes:
         if node.op.name == "reshape" and node.operands[0] in absorbed:
             new[node.results[0]] = new[node.operands[0]]
