@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ import graphc
 from graphc import nn, optim
 from graphc.config import config
 from graphc.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from graphc.runtime import cuda
 from graphc.runtime.cuda import CudaError, CudaExecutable, DeviceArray, Driver, asarray, empty, pinned_empty
 from graphc.runtime.cuda import driver as driver_module
 from graphc.runtime.cuda.driver import GRAPHS, PROTOTYPES
@@ -876,19 +874,6 @@ def test_aligned_host_memory_is_what_bound_steps_take() -> None:
 
 
 # ------------------------------------------------------------------------------------- compiled functions and training
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """A machine whose driver is a fake one, and that has compiled nothing yet."""
-    fake = FakeCuda()
-    monkeypatch.setattr(driver_module, "load_library", lambda: fake)
-    monkeypatch.setattr("graphc.compiler._PROGRAMS", {})
-    driver_module.driver.cache_clear()
-    cuda.device.cache_clear()
-    yield fake
-    driver_module.driver.cache_clear()
-    cuda.device.cache_clear()
 
 
 def test_compiled_functions_take_nests_of_device_arrays(gpu: FakeCuda) -> None:
