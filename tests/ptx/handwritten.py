@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ptx.machine import Memory, Module, launch
@@ -21,7 +23,7 @@ def evaluate(text: str, result: type, *inputs: np.ndarray) -> np.ndarray:
     """What ``text`` leaves in $d, one thread for each element; $a, $b, ... hold the inputs, $p is a predicate."""
     count = inputs[0].size
     result_type = np.dtype(result)
-    names = "abcdefgh"[: len(inputs)].replace("d", "x")
+    names = "abcefgh"[: len(inputs)]
     registers, loads, parameters = [], [], []
     for name, array in zip(names, inputs, strict=True):
         bits = 8 * array.itemsize
@@ -32,14 +34,7 @@ def evaluate(text: str, result: type, *inputs: np.ndarray) -> np.ndarray:
             f"ld.param.u64 %p, [p{name}]; mad.wide.u32 %p, %t, {array.itemsize}, %p; ld.global.{kind} $in{name}, [%p];"
         )
     bits = 8 * result_type.itemsize
-    body = text.replace("$d", "$out")
-    for name in names:
-        body = (
-            body.replace(f"${name} ", f"$in{name} ")
-            .replace(f"${name},", f"$in{name},")
-            .replace(f"${name};", f"$in{name};")
-        )
-        body = body.replace(f"${name}" + "}", f"$in{name}" + "}")
+    body = re.sub(r"\$([a-ce-h])(?![\w$])", r"$in\1", text.replace("$d", "$out"))
     ptx = f"""{HEADER}
 .visible .entry k({", ".join([*parameters, ".param .u64 out", ".param .u32 n"])})
 {{

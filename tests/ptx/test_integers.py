@@ -130,9 +130,7 @@ def test_fields_are_put_in(bits: int, rng: np.random.Generator) -> None:
     dtype = INTEGER_TYPES[f"u{bits}"]
     a, b = special_integers(rng, dtype, 1000), special_integers(rng, dtype, 1000)
     start, length = (rng.integers(0, 80, 1000).astype(np.uint32) for _ in range(2))
-    result = evaluate(
-        f"bfi.b{bits} $d, $a, $b, $c, $e;", dtype, a, b, start, np.zeros(1000, np.uint32), length
-    )
+    result = evaluate(f"bfi.b{bits} $d, $a, $b, $c, $e;", dtype, a, b, start, length)
     expected = []
     for x, y, p, n in zip(a.tolist(), b.tolist(), start.tolist(), length.tolist(), strict=True):
         for i in range(n):
