@@ -184,7 +184,7 @@ class _Reduction:
                 self.active = partners.named(row < self.rows)
                 row = partners.named(Apply("min", (row, index(self.rows - 1))))
             where = unravel(self.names, block, row, self.reduced_shape)
-            block += [Alloc(b) for b in self.held.values()]
+            block += self._begin_held()
             for number, step in enumerate(self.passes):
                 self._name_reduced(number, where)
                 if step.roots(self.region):
@@ -315,6 +315,19 @@ class _Reduction:
         turn, lane = self._slot
         assert turn is not None
         return (turn, lane) if self.lanes > 1 else (turn,)
+
+    def _begin_held(self) -> list[Stmt]:
+        """What only some members will have is 0 in the others: LLVM may compute with it before it asks who has it."""
+        turn = self.length // self.team.members
+
+        def zero(lane: Expr) -> list[Stmt]:
+            at = (index(turn), lane) if self.lanes > 1 else (index(turn),)
+            return [store(b, at, constant(b.dtype, 0)) for b in self.held.values()]
+
+        begin: list[Stmt] = [Alloc(b) for b in self.held.values()]
+        if self.held and turn < self.steps:
+            begin += lane_block(self.names, self.lanes, zero)
+        return begin
 
     def _bind_held(self, value: Value) -> None:
         buffer = self.held[value]
