@@ -15,6 +15,7 @@ from graphc.codegen import emit_math
 from graphc.codegen.emit_expr import Expressions
 from graphc.codegen.emit_memory import LANE, Affine, Memory, Symbol, place_of
 from graphc.codegen.emit_registers import Cell, Registers
+from graphc.codegen.emit_transfers import Transfers, plain_copy
 from graphc.codegen.emit_writer import Lines, Value, Writer, quoted
 from graphc.codegen.launch import HELD, launch_of, nest_height, static_trips
 from graphc.codegen.target import Target
@@ -33,12 +34,10 @@ from graphc.ir.kernel import (
     If,
     Kernel,
     Let,
-    Load,
     Prefetch,
     Stmt,
     Store,
     Wait,
-    constant,
 )
 from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
@@ -48,11 +47,6 @@ _ATOMICS = {
     "int": {"add": "add", "min": "min", "max": "max"},
     "uint": {"add": "add", "min": "umin", "max": "umax"},
 }
-
-
-_COPY, _COMMIT, _WAIT = (
-    f"llvm.nvvm.cp.async.{what}" for what in ("ca.shared.global", "commit.group", "wait.group")
-)
 
 
 def emit_kernels(kernels: Sequence[Kernel], target: Target, linkage: str = "") -> str:
@@ -157,23 +151,6 @@ def _lanes_of_loops(body: Sequence[Stmt]) -> dict[int, int]:
     return found
 
 
-def _plain_copy(stmt: Copy) -> tuple[Stmt, ...]:
-    """The same as loads and stores, which are done at once."""
-
-    def stores(copied: bool) -> tuple[Stmt, ...]:
-        found: list[Stmt] = []
-        for n in range(stmt.count):
-            at, source_at = (
-                (*indices[:-1], indices[-1] + n) if n else indices
-                for indices in (stmt.indices, stmt.source_indices)
-            )
-            zero = constant(stmt.buffer.dtype, 0)
-            found.append(Store(stmt.buffer, at, Load(stmt.source, source_at) if copied else zero))
-        return tuple(found)
-
-    return stores(True) if stmt.condition is None else (If(stmt.condition, stores(True), stores(False)),)
-
-
 class _Function:
     """One kernel on its way to text."""
 
@@ -188,12 +165,14 @@ class _Function:
         self.registers = Registers(self.w, kernel.body, _lanes_of_loops(kernel.body))
         # where an expression looks at other lanes, inactive ones must hold what the grammar says
         self.x = Expressions(self.w, self.memory, self.registers, self.registers.lanes_mix)
+        self.transfers = Transfers(self.w, self.x, self.memory, self.registers)
         self._globals: list[str] = []
         self._threads = 0  # loops of threads around that run one after the other
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
             Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
-            Copy: self._copy, Commit: self._commit, Wait: self._wait, Exchange: self._exchange,
+            Copy: self._copy, Commit: self.transfers.commit, Wait: self.transfers.wait,
+            Exchange: self.transfers.exchange,
         }  # fmt: skip
 
     def text(self) -> str:
@@ -318,43 +297,10 @@ class _Function:
         self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
 
     def _copy(self, stmt: Copy) -> None:
-        size = stmt.count * stmt.buffer.dtype.bytes
-        name = f"{_COPY}.{size}"
-        if name not in self.target.intrinsics:
-            self._scoped(_plain_copy(stmt))
-            return
-        self.memory.forget(stmt.buffer)
-        pointers = []
-        for buffer, indices in ((stmt.buffer, stmt.indices), (stmt.source, stmt.source_indices)):
-            pointer = self.memory.pointer(buffer, place_of(self.x.linear(buffer, indices)))
-            pointers.append(f"{self.memory.pointer_type(buffer)} {pointer}")
-        if stmt.condition is not None:
-            inside = self.x.value(stmt.condition)
-            read = self.w.select(inside, self.w.const(i32, size), self.w.const(i32, 0))
-            pointers.append(self.w.typed(read))
-            name += ".s"
-        self.w.line(f"call void @{name}({', '.join(pointers)})")
-
-    def _exchange(self, stmt: Exchange) -> None:
-        """A call that gives a struct, whose elements go to register cells."""
-        if stmt.name not in self.target.intrinsics:
-            raise self.w.error(f"an operation of target {self.target.name}", repr(stmt.name))
-        arguments = ", ".join(self.x.word(stmt.name, self.x.value(a)) for a in stmt.args)
-        types = ", ".join(self.w.type(buffer.dtype) for buffer, _ in stmt.results)
-        found = self.w.fresh()
-        self.w.line(f"{found} = call {{ {types} }} @{stmt.name}({arguments})")
-        for position, (buffer, indices) in enumerate(stmt.results):
-            element = self.w.emit(f"extractvalue {{ {types} }} {found}, {position}", buffer.dtype)
-            self.registers.write(*self.x.cell(buffer, indices), element, None)
-
-    def _commit(self, stmt: Commit) -> None:
-        if _COMMIT in self.target.intrinsics:
-            self.w.line(f"call void @{_COMMIT}()")
-
-    def _wait(self, stmt: Wait) -> None:
-        if _WAIT in self.target.intrinsics:
-            self.w.line(f"call void @{_WAIT}(i32 {stmt.pending})")
-        self.memory.forget()
+        if self.transfers.instruction(stmt):
+            self.transfers.copy(stmt)
+        else:
+            self._scoped(plain_copy(stmt))
 
     def _barrier(self, stmt: Barrier) -> None:
         if self.target.barrier:

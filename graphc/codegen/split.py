@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphc.codegen.schedules.collapse import collapse_contraction
-from graphc.codegen.schedules.gpu.tiling import LAUNCH, choose_tiling, cost, work_of
+from graphc.codegen.schedules.gpu.contract import form_cost
+from graphc.codegen.schedules.gpu.tiling import LAUNCH, work_of
 from graphc.codegen.schedules.operands import contractions, product_of
 from graphc.codegen.target import Target
 from graphc.ir.graph import Builder, Graph, Node, Value
@@ -64,7 +65,7 @@ def chunk_count(region: Graph, target: Target) -> int:
     if any(v.dtype is not f32 for v in values) or 0 in (*product.result.shape, product.depth):
         return 1
     work = work_of(product, target.precision)
-    whole = cost(choose_tiling(work, device), work, device)
+    whole = form_cost(work, device)
     best, count = _PAYS * whole, 1
     size = 4 * product.result.type.size
     rate = device.cache_bytes * device.multiprocessors
@@ -80,7 +81,7 @@ def chunk_count(region: Graph, target: Target) -> int:
             batches=work.batches * chunks,
             moved=operands + partial,
         )
-        taken = cost(choose_tiling(cut, device), cut, device) + extra
+        taken = form_cost(cut, device) + extra
         if taken < best:
             best, count = taken, chunks
     return count

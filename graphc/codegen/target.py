@@ -167,7 +167,7 @@ _NVPTX_INTRINSICS = frozenset(
         "redux.sync.max", "f2tf32.rna", "ex2.approx.f", "lg2.approx.f", "rsqrt.approx.f", "tanh.approx.f32",
         *(f"read.ptx.sreg.{what}.{axis}" for what in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"),
         "read.ptx.sreg.laneid", "cp.async.commit.group", "cp.async.wait.group",
-        *(f"cp.async.ca.shared.global.{size}" for size in (4, 8, 16)),
+        "cp.async.ca.shared.global.4", "cp.async.ca.shared.global.8", "cp.async.cg.shared.global.16",
         "ff2f16x2.rn", "ff2bf16x2.rn", "mma.m16n8k8.row.col.tf32", "mma.m16n8k16.row.col.f32.f32",
         "mma.m16n8k16.row.col.bf16",
     )

@@ -24,10 +24,11 @@ from graphc.codegen.schedules.gpu.model import device_of
 from graphc.codegen.schedules.gpu.products import products
 from graphc.codegen.schedules.gpu.staging import Staging
 from graphc.codegen.schedules.gpu.threads import unravel
-from graphc.codegen.schedules.gpu.tiling import Tiling, choose_tiling, work_of
+from graphc.codegen.schedules.gpu.tiling import Tiling, Work, choose_tiling, cost, work_of
+from graphc.codegen.schedules.gpu.warps import WarpForm, WarpProducts, warp_cost, warp_form
 from graphc.codegen.schedules.loops import lane_block, parameters
 from graphc.codegen.schedules.operands import contractions, product_of
-from graphc.codegen.target import Target
+from graphc.codegen.target import Device, Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import (
@@ -53,9 +54,9 @@ from graphc.ir.types import f32, i64
 
 
 def schedule_contract(
-    region: Graph, target: Target, in_place: Mapping[int, int], tiling: Tiling | None = None
+    region: Graph, target: Target, in_place: Mapping[int, int], tiling: Tiling | WarpForm | None = None
 ) -> Kernel:
-    """A kernel of the cheapest tiling, or of the given one.
+    """A kernel of the cheapest form, or of the given one.
 
     Raises `CompileError` for several contractions or by-products in one region: `separate` takes them apart first.
     """
@@ -70,8 +71,25 @@ def schedule_contract(
         product.depth,
     ):
         return plain.schedule_contract(region, target, in_place)
-    chosen = tiling or choose_tiling(work_of(product, target.precision), device)
+    work = work_of(product, target.precision)
+    chosen = tiling or choose_form(work, device)
+    if isinstance(chosen, WarpForm):
+        return WarpProducts(region, device, in_place, work, chosen).kernel()
     return _Tiled(region, in_place, chosen).kernel()
+
+
+def choose_form(work: Work, device: Device) -> Tiling | WarpForm:
+    """The cheaper one of the cheapest tiling and, where there is one, the form of warps."""
+    tiling, warps = choose_tiling(work, device), warp_form(work)
+    if warps is not None and warp_cost(warps, work, device) < cost(tiling, work, device):
+        return warps
+    return tiling
+
+
+def form_cost(work: Work, device: Device) -> float:
+    """Cycles of the chosen form, by the model."""
+    form = choose_form(work, device)
+    return warp_cost(form, work, device) if isinstance(form, WarpForm) else cost(form, work, device)
 
 
 class _Tiled:

@@ -229,21 +229,22 @@ class Staging:
         held = self.held
         assert held is not None
         word, free = self._spot(n)
-        convert = self.word.convert
-        if convert is None:
-            return lane_block(
-                self.names,
-                self.width,
-                lambda lane: [store(self.shared, (stage, word, free + lane), load(held, n, 0, lane))],
+        convert, cells = self.word.convert, held
+        block: list[Stmt] = []
+        if convert is not None:
+            cells = Buffer(
+                self.names.fresh("words"), self.shared.dtype, (1, 1, self.width), space="reg", access="local"
             )
-        return [
-            store(
-                self.shared,
-                (stage, word, free + lane),
-                convert([load(held, n, e, lane) for e in range(self.word.elements)]),
-            )
-            for lane in range(self.width)
-        ]
+            block.append(Alloc(cells))
+            for lane in range(self.width):
+                elements = [load(held, n, e, lane) for e in range(self.word.elements)]
+                block.append(store(cells, (0, 0, lane), convert(elements)))
+        first = n if convert is None else 0
+        return block + lane_block(
+            self.names,
+            self.width,
+            lambda lane: [store(self.shared, (stage, word, free + lane), load(cells, first, 0, lane))],
+        )
 
     def _each(self, body: Callable[[int], list[Stmt]]) -> list[Stmt]:
         statements: list[Stmt] = []

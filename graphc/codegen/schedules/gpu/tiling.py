@@ -39,7 +39,7 @@ FRAGMENT = (
 )
 
 _BARRIER = 40.0  # cycles of a barrier, a wait and the first loads from shared memory after it
-_LATENCY = 600.0  # cycles until memory answers
+LATENCY = 600.0  # cycles until memory answers
 _START = 1500.0  # cycles of a block before its first step and after its last one
 LAUNCH = 3000.0  # cycles of a launch
 _WAVEFRONTS = 2  # of a warp's 16-byte load: many of its lanes read the same address
@@ -63,6 +63,8 @@ class Work:
     moved: int  # bytes of operands and results
     precision: Precision = "f32"
     swapped: bool = False  # the right operand's free dimension is the rows
+    row_along: int = 0  # elements of one access along the sum; 0 where they aren't neighbours in memory
+    column_along: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def work_of(product: Product, precision: Precision = "f32", swapped: bool | None
     moved = 4 * (operands + product.accesses * product.result.type.size)
     return Work(
         _extent(rows), _extent(columns), product.depth, math.prod(product.batches), _width(rows), _width(columns),
-        moved, precision, swapped,
+        moved, precision, swapped, _along(rows), _along(columns),
     )  # fmt: skip
 
 
@@ -135,6 +137,17 @@ def _extent(side: Side) -> int:
 def _width(side: Side) -> int:
     """Elements of one access, roughly: `staging.Staging.width` knows."""
     return VECTOR if side.free_stride == 1 and side.extent % VECTOR == 0 else 1
+
+
+def _along(side: Side) -> int:
+    """Elements of one access along the sum, where neighbours there are neighbours in memory."""
+    if side.summed_stride != 1:
+        return 0
+    others = (s for d, s in enumerate(side.strides) if d != side.summed[-1])
+    whole = side.value.shape[side.summed[-1]] % VECTOR == 0 and all(
+        s is not None and s % VECTOR == 0 for s in others
+    )
+    return VECTOR if whole else 1
 
 
 def tilings(device: Device, precision: Precision) -> Iterator[Tiling]:
@@ -190,7 +203,7 @@ def _step(tiling: Tiling, work: Work, device: Device, resident: int) -> float:
     pieces = tiling.depth * (tiling.rows / work.row_width + tiling.columns / work.column_width)
     parts = (multiply_adds, wavefronts, fetched, pieces / device.warp * _COPY)
     cycles = resident * (max(parts) + _EXPOSED * (sum(parts) - max(parts)))
-    return max(cycles, _LATENCY / (tiling.stages - 1)) + _BARRIER
+    return max(cycles, LATENCY / (tiling.stages - 1)) + _BARRIER
 
 
 @lru_cache(maxsize=1024)
