@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphc.codegen.target import Target
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
+    from graphc.runtime.launches import LaunchTable
 
 
 _ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
@@ -154,6 +155,13 @@ class CompiledFunction:
         if not isinstance(self._program, DeviceProgram):
             raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
         return self._program.ptx
+
+    @property
+    def launches(self) -> LaunchTable:
+        """What a host does with the PTX of a program for a GPU; `ArgumentError` of another one."""
+        if not isinstance(self._program, DeviceProgram):
+            raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
+        return self._program.launches
 
     @property
     def object_code(self) -> bytes:
@@ -317,11 +325,20 @@ def _traced(fn_or_graph: Callable[..., object] | Graph, specs: Sequence[object],
     return Traced(graph, inputs, outputs, (), parameters)
 
 
+def is_cuda(target: str) -> bool:
+    """True of "cuda" and its variants, whose programs keep arrays on a device.
+
+    >>> is_cuda("cuda:sm_90"), is_cuda("cpu")
+    (True, False)
+    """
+    return target.partition(":")[0] == "cuda"
+
+
 def _target(target: str | Target) -> Target:
     """The target, which must be able to run here: what is compiled is also loaded. GPUs are looked for later."""
     from graphc.codegen.target import target_from_name
 
-    if isinstance(target, str) and target.partition(":")[0] == "cuda":
+    if isinstance(target, str) and is_cuda(target):
         return target_from_name(target.replace("cuda", "nvptx64", 1))
     if not isinstance(target, str) and target.has_threads:
         return target

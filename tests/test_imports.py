@@ -16,7 +16,7 @@ ALLOWED = {
     "ir": CELLAR | {"ir"},
     "frontend": CELLAR | {"ir", "frontend"},
     "passes": CELLAR | {"ir", "passes"},
-    "codegen": CELLAR | {"ir", "codegen", "runtime.abi", "runtime.mapping"},
+    "codegen": CELLAR | {"ir", "codegen", "runtime.abi", "runtime.launches", "runtime.mapping"},
     "runtime": CELLAR | {"runtime"},
 }
 # the drivers at the top of the house, which a room may only call from inside a function

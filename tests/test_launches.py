@@ -56,7 +56,10 @@ def launched(**changes: object) -> tuple[Launch, ...]:
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
-        (launched(arguments=(Place("input", 2),)), "step 0: expected places of the program's memory, got input 2"),
+        (
+            launched(arguments=(Place("input", 2),)),
+            "step 0: expected places of the program's memory, got input 2",
+        ),
         (launched(arguments=(Place("output", -1),)), "got output -1"),
         (launched(arguments=(Place("arena", 256),)), "got arena 256"),
         (launched(arguments=(Place("arena", 4),)), "got arena 4"),
@@ -64,7 +67,10 @@ def launched(**changes: object) -> tuple[Launch, ...]:
         (launched(grid=(0, 1, 1)), "expected at least one block of one thread, got (0, 1, 1) of (32, 4, 1)"),
         (launched(shared_bytes=-1), "expected at least one block"),
         ((Copy(Place("arena", 0), Place("output", 1), 8),), "expected at most 4 bytes to copy, got 8"),
-        ((Copy(Place("arena", 0), Place("input", 1), 4),), "expected a copy to an output or the arena, got input"),
+        (
+            (Copy(Place("arena", 0), Place("input", 1), 4),),
+            "expected a copy to an output or the arena, got input",
+        ),
     ],
 )
 def test_steps_beyond_the_programs_memory_are_refused(steps: tuple[Launch | Copy, ...], text: str) -> None:
@@ -83,7 +89,11 @@ def test_steps_beyond_the_programs_memory_are_refused(steps: tuple[Launch | Copy
         (TABLE.to_json().replace('"version":1', '"version":9'), TABLE.constants, "expected version 1, got 9"),
         (TABLE.to_json().replace('"grid":[3,2,1]', '"grid":[3,2]'), TABLE.constants, "expected the JSON"),
         (TABLE.to_json().replace('"at":64', '"at":"64"'), TABLE.constants, "expected the JSON"),
-        (TABLE.to_json().replace('"memory":"arena"', '"memory":"attic"'), TABLE.constants, "expected the JSON"),
+        (
+            TABLE.to_json().replace('"memory":"arena"', '"memory":"attic"'),
+            TABLE.constants,
+            "expected the JSON",
+        ),
         (TABLE.to_json(), b"", "step: expected its 128 bytes of constants, got 0 others"),
         (TABLE.to_json(), bytes(128), "expected its 128 bytes of constants, got 128 others"),
     ],
@@ -123,7 +133,8 @@ int main(void) {
     printf("%u %u %u\\n", (unsigned)t->inputs[0].shape[1], t->donations[0].input, t->donations[0].output);
     for (i = 0; i < t->step_count; i++) {
         const graphc_step *s = &t->steps[i];
-        printf("%s %u %u %u %u %s", s->kernel ? s->kernel : "copy", s->grid[0], s->grid[1], s->block[0], (unsigned)s->bytes, s->loc);
+        printf("%s %u %u %u %u %s", s->kernel ? s->kernel : "copy", s->grid[0], s->grid[1], s->block[0],
+               (unsigned)s->bytes, s->loc);
         for (k = 0; k < s->place_count; k++) printf(" %d:%u", (int)s->places[k].memory, (unsigned)s->places[k].at);
         printf("\\n");
     }

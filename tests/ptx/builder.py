@@ -6,8 +6,9 @@ that function, in each type that it is used as; what other blocks read is stored
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -68,19 +69,31 @@ def callee_of(instruction: Instruction) -> str:
     raise PtxError(f"PTX line {instruction.line}: expected a call without results, got {instruction.text!r}")
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What the blocks of a function share."""
+
+    program: Program
+    function: Function
+    names: Names
+    symbols: Mapping[str, int]  # where variables are in their spaces
+    kept: frozenset[str]  # the registers that are stored for other blocks
+
+    @cached_property
+    def guesses(self) -> frozenset[tuple[Operand, ...]]:
+        """Register and address of the loads whose value a compare-and-swap of the same place expects.
+
+        Whatever they read is checked there, so they may read while others swap: LLVM's expansion of atomic operations.
+        """
+        swaps = (i for i in self.function.code if i.opcode.startswith("atom.") and ".cas." in i.opcode)
+        return frozenset((i.operands[2], i.operands[1]) for i in swaps if len(i.operands) == 4)
+
+
 class Builder:
     """The Python function of one block, on its way."""
 
-    def __init__(
-        self, program: Program, function: Function, names: Names, symbols: dict[str, int], kept: set[str]
-    ) -> None:
-        self.program, self.function, self.names, self.symbols, self.kept = (
-            program,
-            function,
-            names,
-            symbols,
-            kept,
-        )
+    def __init__(self, scope: Scope) -> None:
+        self.scope, self.function = scope, scope.function
         self.lines: list[str] = []
         self.things: dict[str, object] = {str(d): d for d in map(np.dtype, (
             "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
@@ -116,7 +129,7 @@ class Builder:
         if not found:
             self.fresh += 1
             found[own] = f"v{self.fresh}"
-            self.lines.append(f"v{self.fresh} = fetch({self.names.number(self.function.name, name)})")
+            self.lines.append(f"v{self.fresh} = fetch({self.scope.names.number(self.function.name, name)})")
         if dtype in found:
             return found[dtype]
         if (own == np.bool_) != (dtype == np.bool_):
@@ -185,8 +198,8 @@ class Builder:
         return name == "%laneid" or (base in ("%tid", "%ctaid", "%ntid", "%nctaid") and axis in tuple("xyz"))
 
     def place_of(self, name: str) -> int:
-        if name in self.symbols:
-            return self.symbols[name]
+        if name in self.scope.symbols:
+            return self.scope.symbols[name]
         if self.function.entry:
             offsets = parameter_offsets(self.function)[0]
             if name in offsets:
@@ -224,14 +237,14 @@ class Builder:
                     raise self.fail("a guard of a branch or of an ordinary instruction", "one of this")
                 result = self.read(block.end.guard, "pred")
         for name in self.changed:
-            if name in self.kept:
+            if name in self.scope.kept:
                 text = self.read_register(name, bits_of(self.kind(name)))
-                self.lines.append(f"put({self.names.number(self.function.name, name)}, {text})")
+                self.lines.append(f"put({self.scope.names.number(self.function.name, name)}, {text})")
         last = block.end or block.body[-1]
         return Step(self.compiled(result), test, end, -1, -1, function, last)
 
     def _test(self, guard: Register, instruction: Instruction) -> Callable[[Lanes], np.ndarray]:
-        builder = Builder(self.program, self.function, self.names, self.symbols, self.kept)
+        builder = Builder(self.scope)
         builder.instruction = instruction
         return builder.compiled(builder.read(guard, "pred"))  # type: ignore[return-value]
 
@@ -260,7 +273,7 @@ class Builder:
         return "call"
 
     def pass_arguments(self, instruction: Instruction) -> None:
-        callee = self.program.functions[callee_of(instruction)]
+        callee = self.scope.program.functions[callee_of(instruction)]
         given = instruction.operands[1].members if len(instruction.operands) > 1 else ()  # type: ignore[union-attr]
         if len(given) != len(callee.parameters) or callee.results:
             raise self.fail(f"{len(callee.parameters)} arguments and no result", str(len(given)))
@@ -270,7 +283,9 @@ class Builder:
             if bits_of(self.kind(name)) != bits_of(parameter.kind):
                 raise self.fail(f"an argument of .{parameter.kind}", symbol.name)
             text = self.read_register(name, bits_of(parameter.kind))
-            self.lines.append(f"put({self.names.number(callee.name, f'param:{parameter.name}')}, {text})")
+            self.lines.append(
+                f"put({self.scope.names.number(callee.name, f'param:{parameter.name}')}, {text})"
+            )
 
     def add(self, instruction: Instruction) -> None:
         opcode, operands = instruction.opcode, instruction.operands
@@ -310,18 +325,9 @@ class Builder:
             for group, function in ((operands[0], unpacked), (operands[1], packed)):
                 if isinstance(group, Group):
                     return function(opcode[4:], len(group.members))
-        if opcode.startswith("ld.") and self._guesses(instruction):
+        if opcode.startswith("ld.") and operands in self.scope.guesses:
             opcode = f"ld.relaxed.sys.{opcode[3:]}"
         return meaning_of(opcode)
-
-    def _guesses(self, load: Instruction) -> bool:
-        """True for the load whose value a compare-and-swap of the same place expects: whatever it read is checked there."""
-        for other in self.function.code:
-            if other.opcode.startswith("atom.") and ".cas." in other.opcode:
-                _, address, expected, _ = other.operands
-                if (expected, address) == load.operands:
-                    return True
-        return False
 
     def apply(self, instruction: Instruction, meaning: Meaning) -> None:
         operands = list(instruction.operands)

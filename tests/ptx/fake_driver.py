@@ -42,9 +42,18 @@ _ERRORS = {
     CAPTURE_UNSUPPORTED: ("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"),
     UNKNOWN: ("CUDA_ERROR_UNKNOWN", "unknown error"),
 }  # fmt: skip
-_TEXTS = {status: tuple(ctypes.create_string_buffer(t.encode()) for t in texts) for status, texts in _ERRORS.items()}
+_TEXTS = {
+    status: tuple(ctypes.create_string_buffer(t.encode()) for t in texts) for status, texts in _ERRORS.items()
+}
 LEGACY, PER_THREAD = 1, 2  # the default streams' handles
-_NO_CONTEXT_NEEDED = ("cuInit", "cuDriver", "cuGetError", "cuDevice", "cuCtxPushCurrent", "cuPointerGetAttribute")
+_NO_CONTEXT_NEEDED = (
+    "cuInit",
+    "cuDriver",
+    "cuGetError",
+    "cuDevice",
+    "cuCtxPushCurrent",
+    "cuPointerGetAttribute",
+)
 Work = Callable[[], None]
 
 
@@ -303,8 +312,12 @@ class FakeCuda:
 
     # ------------------------------------------------------------------------------------------------------ modules
 
-    def _cuModuleLoadDataEx(self, out: int, image: int, count: int, options: int, values: int) -> None:
-        chosen = dict(zip((c_int * count).from_address(options), (c_void_p * count).from_address(values)))
+    def _cuModuleLoadDataEx(
+        self, out: int, image: int, count: int, options: int | None, values: int | None
+    ) -> None:
+        chosen: dict[int, int | None] = {}
+        if count:
+            chosen = dict(zip((c_int * count).from_address(options), (c_void_p * count).from_address(values)))
         try:
             module = Module(ctypes.string_at(image).decode())
         except PtxError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def rule(pattern: str) -> Callable[[Callable[..., Meaning]], Callable[..., Meani
     return register
 
 
+@cache
 def meaning_of(opcode: str) -> Meaning | None:
     """What an opcode means; `None` where no rule knows it.
 

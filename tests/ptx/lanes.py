@@ -111,7 +111,10 @@ class Lanes:
             mine = known[self.active]  # type: ignore[index]
             if not mine.all():
                 raise Fault("read of an uninitialised register", ~mine)
-        return value if self.everyone or (value.size == 1 and self.total > 1) else value[self.active]
+        if self.everyone:
+            self._own[number] = False  # the caller may keep it as another register
+            return value
+        return value if value.size == 1 and self.total > 1 else value[self.active]
 
     def put(self, number: int, new: np.ndarray) -> None:
         """Sets a register of the active lanes."""

@@ -23,6 +23,7 @@ __all__ = ["Kernel", "Memory", "Module", "PtxError", "launch"]
 
 BATCH = 1 << 13  # lanes: their registers fit a core's caches (measured)
 MOST_STATIC_SHARED, MOST_SHARED = 48 << 10, 163 << 10  # of sm_80
+MOST_STEPS = 5_000_000  # basic blocks that a batch runs: beyond them a loop is taken to have no end
 DONE = 1 << 30  # the rank of a lane that has left
 
 
@@ -133,7 +134,7 @@ class _Executor:
 
     def run(self) -> None:
         lanes = self.lanes
-        while True:
+        for _ in range(MOST_STEPS):
             if self.together is not None:
                 rank, active = self.together, None
             else:
@@ -151,6 +152,8 @@ class _Executor:
                 break
             lanes.activate(active)
             self.perform(self.steps[rank], active)
+        else:
+            raise PtxError(f"kernel {self.kernel}: expected an end after {MOST_STEPS} basic blocks, got none")
         self.check_copies()
 
     def perform(self, step: Step, active: np.ndarray | None) -> None:

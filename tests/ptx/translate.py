@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptx.builder import Builder, Names, Step, callee_of
+from ptx.builder import Builder, Names, Scope, Step, callee_of
 from ptx.errors import PtxError
 from ptx.flow import Block, blocks_of, order_of
 from ptx.numbers import NUMPY
@@ -66,9 +66,9 @@ def translate(program: Program, kernel: str) -> Code:
     numbers = {function.name: f for f, function in enumerate(functions)}
     steps: list[Step] = [None] * len(ranks)  # type: ignore[list-item]
     for f, (function, blocks) in enumerate(graphs):
+        scope = Scope(program, function, names, symbols, frozenset(crossing[function.name]))
         for position, block in enumerate(blocks):
-            builder = Builder(program, function, names, symbols, crossing[function.name])
-            step = builder.step(block, f)
+            step = Builder(scope).step(block, f)
             if step.end == "call":
                 callee = callee_of(step.last)
                 step.target = ranks[numbers[callee], 0]

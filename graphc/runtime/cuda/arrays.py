@@ -208,12 +208,8 @@ def asarray(x: object, device: Device | int = 0) -> DeviceArray:
     `ArgumentError` for an array of another device and for one that is not C-contiguous or not aligned to its elements.
     """
     where = _on(device)
-    if isinstance(x, DeviceArray):
-        if x.device is not where:
-            raise ArgumentError(f"cuda: expected an array on {where!r}, got {x!r}: fetch it by numpy() first")
-        return x
     if is_on_device(x):
-        return _shared(x, where)
+        return shared(x, where, "cuda")
     host = np.asarray(x)
     array = empty(host.shape, host.dtype.newbyteorder("="), where)
     array.copy_from(host.astype(array.dtype, copy=False))
@@ -230,28 +226,34 @@ def is_on_device(x: object) -> bool:
     return isinstance(x, _Interface)
 
 
-def _shared(x: object, where: Device) -> DeviceArray:
+def shared(x: object, where: Device, what: str) -> DeviceArray:
+    """What is on the device already, without a copy; raises like `asarray`, with `what` in front."""
+    if isinstance(x, DeviceArray):
+        if x.device is not where:
+            raise ArgumentError(
+                f"{what}: expected an array on {where!r}, got {x!r}: fetch it by numpy() first"
+            )
+        return x
     if isinstance(x, _Exports):
-        return _from_dlpack(x, where)
+        return _from_dlpack(x, where, f"{what}: DLPack")
     assert isinstance(x, _Interface)
-    return _from_interface(x, x.__cuda_array_interface__, where)
+    return _from_interface(x, x.__cuda_array_interface__, where, f"{what}: __cuda_array_interface__")
 
 
-def _from_dlpack(x: _Exports, where: Device) -> DeviceArray:
+def _from_dlpack(x: _Exports, where: Device, what: str) -> DeviceArray:
     handle = where.stream.handle
     try:
         capsule = x.__dlpack__(stream=handle, max_version=(1, 0))
     except TypeError:  # before DLPack 1 there was no such argument
         capsule = x.__dlpack__(stream=handle)
-    taken = dlpack.take(capsule, "DLPack")
+    taken = dlpack.take(capsule, what)
     if taken.device != where.ordinal:
-        raise ArgumentError(f"DLPack: expected an array on {where!r}, got one on cuda:{taken.device}")
-    _check_aligned(taken.address, taken.dtype, "DLPack")
+        raise ArgumentError(f"{what}: expected an array on {where!r}, got one on cuda:{taken.device}")
+    _check_aligned(taken.address, taken.dtype, what)
     return DeviceArray(where, taken.shape, taken.dtype, taken.address, taken.owner, taken.read_only)
 
 
-def _from_interface(x: object, facts: dict[str, object], where: Device) -> DeviceArray:
-    what = "__cuda_array_interface__"
+def _from_interface(x: object, facts: dict[str, object], where: Device, what: str) -> DeviceArray:
     try:
         shape = tuple(map(int, cast("Sequence[int]", facts["shape"])))
         kind = np.dtype(cast(str, facts["typestr"]))

@@ -85,7 +85,8 @@ class Device:
         try:
             yield
         finally:
-            self.driver("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+            with suppress(DeviceError):  # of work that failed before: the next call says so too
+                self.driver("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
 
     def free_bytes(self) -> int:
         """How many bytes of the device's memory nobody uses."""
@@ -151,7 +152,7 @@ class Stream:
         driver = device.driver
         self._driver = driver
         self.handle: int = driver.get(c_void_p, "cuStreamCreate", _NON_BLOCKING)
-        weakref.finalize(self, _destroy, driver, "cuStreamDestroy_v2", self.handle).atexit = False
+        weakref.finalize(self, _destroy, device, "cuStreamDestroy_v2", self.handle).atexit = False
 
     def synchronize(self) -> None:
         """Waits for all that was queued."""
@@ -169,7 +170,7 @@ class Event:
         driver = device.driver
         self._driver = driver
         self.handle: int = driver.get(c_void_p, "cuEventCreate", 0 if timing else _NO_TIMING)
-        weakref.finalize(self, _destroy, driver, "cuEventDestroy_v2", self.handle).atexit = False
+        weakref.finalize(self, _destroy, device, "cuEventDestroy_v2", self.handle).atexit = False
 
     def record(self, stream: int) -> None:
         """The event is the end of all that is in this stream (a handle) now."""
@@ -186,9 +187,9 @@ class Event:
         return 1e-3 * milliseconds.value
 
 
-def _destroy(driver: Driver, function: str, handle: int) -> None:
-    with suppress(DeviceError):
-        driver(function, handle)
+def _destroy(device: Device, function: str, handle: int) -> None:
+    with suppress(DeviceError), device.active():
+        device.driver(function, handle)
 
 
 def pinned_empty(device: Device, shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:

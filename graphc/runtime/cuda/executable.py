@@ -22,7 +22,7 @@ from graphc.config import config
 from graphc.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
 from graphc.runtime.arguments import Use, check_apart, check_array, check_count
-from graphc.runtime.cuda.arrays import DeviceArray, asarray, check_argument, empty, is_on_device
+from graphc.runtime.cuda.arrays import DeviceArray, check_argument, empty, is_on_device, shared
 from graphc.runtime.cuda.devices import Block, Device, Event, device, pinned_empty
 from graphc.runtime.cuda.driver import CudaError, Driver
 from graphc.runtime.cuda.modules import Module, kernel_name, load_module
@@ -131,7 +131,7 @@ class CudaExecutable:
         where = f"{self.info.name}: {info.name}"
         if not is_on_device(x):
             return check_array(self.info.name, x, info, written, copy)
-        array = asarray(x, self.device)
+        array = shared(x, self.device, where)
         got = f"{array.dtype}[{','.join(map(str, array.shape))}]"
         if array.shape != info.shape:
             raise ShapeError(f"{where}: expected {info.text}, got {got}")
