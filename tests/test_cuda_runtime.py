@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,16 @@ import graphc
 from graphc import nn, optim
 from graphc.config import config
 from graphc.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from graphc.runtime.cuda import CudaError, CudaExecutable, DeviceArray, Driver, asarray, empty, pinned_empty
+from graphc.runtime.cuda import (
+    CudaError,
+    CudaExecutable,
+    DeviceArray,
+    Driver,
+    asarray,
+    dlpack,
+    empty,
+    pinned_empty,
+)
 from graphc.runtime.cuda import driver as driver_module
 from graphc.runtime.cuda.driver import GRAPHS, PROTOTYPES
 from graphc.runtime.executable import aligned_empty
@@ -504,6 +514,7 @@ def test_dlpack_out_and_in_again_is_the_same_memory(max_version: tuple[int, int]
     np.testing.assert_array_equal(shared.numpy(), f32(3, 5))
     del shared
     gc.collect()
+    dlpack.sweep()  # as the next allocation does
     assert address not in fake_of_device(device).allocated
 
 
@@ -518,8 +529,10 @@ def test_a_capsule_that_nobody_takes_gives_its_memory_back() -> None:
     del array
     gc.collect()
     assert address in fake_of_device(device).allocated
+    dlpack.sweep()
+    assert address in fake_of_device(device).allocated
     del capsule
-    gc.collect()
+    dlpack.sweep()
     assert address not in fake_of_device(device).allocated
 
 
@@ -996,3 +1009,75 @@ def test_fit_checks_labels_before_anything_runs(gpu: FakeCuda) -> None:
             progress=False,
         )
     assert not gpu.launches
+
+
+def test_a_capsule_that_ends_while_an_error_is_raised_does_not_hide_it() -> None:
+    array = asarray(f32(3), fake_device())
+
+    def capsules() -> Iterator[object]:
+        yield array.__dlpack__()
+        raise BufferError("no use for it")
+
+    with pytest.raises(BufferError, match=r"no use for it"):
+        list(capsules())  # C code drops the capsule while the error is on its way
+    with pytest.raises(ZeroDivisionError):
+        max([array.__dlpack__()] * 2, key=lambda capsule: 1 / 0)
+    dlpack.sweep()
+    assert not [loan for loan in dlpack._LENT.values() if loan.keep[0] is array]
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "bool"])
+def test_capsules_have_numpys_layout(monkeypatch: pytest.MonkeyPatch, dtype: str, versioned: bool) -> None:
+    """NumPy reads and writes DLPack of the processor's memory: an independent judge of the structs."""
+    monkeypatch.setattr(dlpack, "CUDA", 1)  # kDLCPU
+    host = np.arange(6).reshape(2, 3).astype(dtype)
+
+    class Lender:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 1, 0
+
+        def __dlpack__(self, **_: object) -> object:
+            return dlpack.lend(host, host.ctypes.data, host.shape, host.dtype, 0, False, versioned)
+
+    array = np.from_dlpack(Lender())
+    assert array.ctypes.data == host.ctypes.data and array.dtype == host.dtype
+    np.testing.assert_array_equal(array, host)
+    del array
+    dlpack.sweep()
+    assert not [loan for loan in dlpack._LENT.values() if loan.keep[0] is host], (
+        "NumPy has called the deleter"
+    )
+
+    references = sys.getrefcount(host)
+    taken = dlpack.take(host.__dlpack__(max_version=(1, 0) if versioned else None), "x")
+    assert (taken.address, taken.shape, taken.dtype, taken.read_only) == (
+        host.ctypes.data,
+        (2, 3),
+        host.dtype,
+        False,
+    )
+    assert sys.getrefcount(host) == references + 1
+    del taken
+    assert sys.getrefcount(host) == references
+
+
+def test_capsules_that_can_not_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = np.zeros((2, 3), np.float32)
+    with pytest.raises(
+        ArgumentError, match=r"x: expected an array on a CUDA device, got one on DLPack device 1"
+    ):
+        dlpack.take(host.__dlpack__(), "x")
+    monkeypatch.setattr(dlpack, "CUDA", 1)
+    with pytest.raises(
+        ArgumentError, match=r"x: expected a C-contiguous array, got strides \[1, 3\] of \[3, 2\]"
+    ):
+        dlpack.take(host.T.__dlpack__(), "x")
+    with pytest.raises(
+        DTypeError, match=r"x: expected floats or integers as graphc has them, got DLPack type 2 of 16 bits"
+    ):
+        dlpack.take(np.zeros(2, np.float16).__dlpack__(), "x")
+    capsule = host.__dlpack__()
+    dlpack.take(capsule, "x")
+    with pytest.raises(ArgumentError, match=r"x: expected an unused DLPack capsule, got <capsule"):
+        dlpack.take(capsule, "x")
