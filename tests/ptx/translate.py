@@ -99,15 +99,16 @@ def _layout(program: Program, functions: list[Function], space: str) -> tuple[di
 
 
 def _unit(functions: list[Function]) -> int:
-    """The smallest number of bytes that an instruction accesses in global or shared memory."""
+    """The smallest number of bytes that an instruction accesses in global or shared memory, at most four.
+
+    A cp.async of a part of a word counts as one of the word: it may be reported beside a write, never be missed.
+    """
     smallest = 4
     for function in functions:
         for instruction in function.code:
             parts = instruction.opcode.split(".")
             if parts[0] in ("ld", "st", "atom", "red") and "param" not in parts and "local" not in parts:
                 smallest = min(smallest, NUMPY[parts[-1]].itemsize if parts[-1] in NUMPY else 1)
-            elif parts[0] == "cp" and len(instruction.operands) == 4:
-                smallest = 1
     return smallest
 
 
