@@ -108,6 +108,21 @@ class Staging:
         return VECTOR if whole and isinstance(origin, Const) and origin.value % VECTOR == 0 else 1
 
     @cached_property
+    def in_pairs(self) -> bool:
+        """True where the elements of a word are fetched by one access: they are neighbours, and edges don't cut them."""
+        side, elements = self.side, self.word.elements
+        return (
+            self.along_summed
+            and elements > 1
+            and side.value.shape[side.summed[-1]] % elements == 0
+            and all(
+                s is not None and s % elements == 0
+                for d, s in enumerate(side.strides)
+                if d != side.summed[-1]
+            )
+        )
+
+    @cached_property
     def pieces(self) -> int:
         """Accesses that fill a tile."""
         return self.tile * self.words // self.width
@@ -136,7 +151,9 @@ class Staging:
             self.held = Buffer(
                 self.names.fresh("held"),
                 f32,
-                (self.steps, self.word.elements, self.width),
+                (self.steps, 1, self.word.elements)
+                if self.in_pairs
+                else (self.steps, self.word.elements, self.width),
                 space="reg",
                 access="local",
             )
@@ -199,7 +216,8 @@ class Staging:
         assert held is not None
         word, free = self._spot(n)
         block: list[Stmt] = []
-        for element in range(self.word.elements):
+        width = self.word.elements if self.in_pairs else self.width
+        for element in range(1 if self.in_pairs else self.word.elements):
             k = (step * self.words + word) * self.word.elements + element
             within = self._within(k)
             inside = _both(self._inside(free), within)
@@ -212,13 +230,15 @@ class Staging:
                     along = unravel(self.names, inner, k, self.sums)
                     place = self._free[_key(free)]
                     moved = (*place[:-1], place[-1] + lane) if self.width > 1 else place
+                    if self.in_pairs:
+                        along = (*along[:-1], along[-1] + lane)
                     value = self.evaluator.at(self.side.value, self.side.at(self.batch, moved, along))
                     if inside is not None:
                         value = Apply("select", (inside, value, constant(f32, 0)))
                     inner.append(store(held, (n, element, lane), value))
                 return inner
 
-            block += lane_block(self.names, self.width, lanes)
+            block += lane_block(self.names, width, lanes)
         return block
 
     def puts(self, stage: Expr) -> list[Stmt]:
@@ -237,7 +257,8 @@ class Staging:
             )
             block.append(Alloc(cells))
             for lane in range(self.width):
-                elements = [load(held, n, e, lane) for e in range(self.word.elements)]
+                cell = [(0, e) if self.in_pairs else (e, lane) for e in range(self.word.elements)]
+                elements = [load(held, n, *at) for at in cell]
                 block.append(store(cells, (0, 0, lane), convert(elements)))
         first = n if convert is None else 0
         return block + lane_block(

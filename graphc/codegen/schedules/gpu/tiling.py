@@ -97,7 +97,8 @@ class Tiling:
 
     @property
     def pad(self) -> int:
-        """Words behind each row of a tile: what is stored along a column, or read as a fragment, is in different banks."""
+        """Words behind each row of a tile: what is stored along a column is spread over banks (of 16 words, two to a
+        bank), what is read as a fragment is in different ones."""
         return VECTOR if self.precision == "f32" else FRAGMENT
 
     @property
