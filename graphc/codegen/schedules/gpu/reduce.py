@@ -422,9 +422,9 @@ class _Reduction:
         values = [self.evaluator.at(self.region.outputs[i], where) for i in positions]
         stores = tuple(store(self.results[i], where, v) for i, v in zip(positions, values, strict=True))
         condition = self.active
+        if self.in_place and (self.team.members > 1 or self.active is not None):
+            block.append(Barrier())  # all that read a row, threads without one included, have done so
         if self.team.members > 1:
-            if self.in_place:
-                block.append(Barrier())  # all members have read what is overwritten
             first = Apply("eq", (self.member, index(0)))
             condition = first if condition is None else Apply("and", (condition, first))
         block += stores if condition is None else [If(condition, stores)]
