@@ -15,6 +15,9 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | call @name(%x[expr, ...], ...; expr, ...)
              | atomic fn %x[expr, ...] = expr
              | prefetch %x[expr, ...]
+             | copy n %x[expr, ...] = %y[expr, ...] [if expr]
+             | commit | wait n
+             | exchange "name"(expr, ...) to %x[expr, ...], ...
     expr    := number | %var | load %x[expr, ...] | fn(expr, ...) | cast dtype expr | bitcast dtype expr
              | shuffle(expr, expr; lane, ...) | reduce fn expr | intrinsic "name"(expr, ...) : dtype
 
@@ -33,6 +36,11 @@ Meaning:
 - A ``scratch`` parameter is memory for the kernel's own use: undefined when it starts, of no use when it ends. A kernel
   that it calls sees what is in it.
 - ``prefetch`` says that an element will soon be needed. It changes nothing but time.
+- ``copy n`` begins to copy n neighbouring elements, or n zeros where its condition is false (which reads nothing).
+  ``commit`` closes a group of the thread's copies; after ``wait n`` all but the last n groups are done, for this thread:
+  the others need a barrier too. Until then what is copied to is undefined.
+- ``exchange`` is an operation of all threads of a warp together, on what each of them has in registers: a thread gives
+  some values and gets some, in ``reg`` cells. All threads of a block come to it together.
 - Buffers of one kernel never overlap; one that is read and written in place is a single ``inout`` parameter.
 """
 
@@ -260,7 +268,40 @@ class Prefetch:
     indices: tuple[Expr, ...]
 
 
-Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch]
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """Begins to copy `count` neighbouring elements, or zeros where the condition is false; see `Wait`."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    source: Buffer
+    source_indices: tuple[Expr, ...]
+    count: int = 1
+    condition: Expr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """The copies since the last one are a group (of this thread)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wait:
+    """All groups of copies but the last `pending` are done."""
+
+    pending: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """A target's operation of a whole warp, with results in register cells."""
+
+    name: str
+    args: tuple[Expr, ...]
+    results: tuple[tuple[Buffer, tuple[Expr, ...]], ...]
+
+
+Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch, Copy, Commit, Wait, Exchange]
 
 
 @dataclass(frozen=True, eq=False)
