@@ -51,7 +51,7 @@ def train_in_python(x: np.ndarray, y: np.ndarray, train: int, order: np.ndarray,
     for number, rows in enumerate(order, 1):
         total = 0.0
         for batch in rows.reshape(-1, BATCH):
-            total += float(train_step(params, {}, state, np.float32(RATE), x[batch], y[batch])["loss"])
+            total += float(train_step(params, {}, state, {}, np.float32(RATE), x[batch], y[batch])["loss"])
         lines.append(f"epoch {number}: loss {total / (train // BATCH):.9g}")
     right = 0
     for start in range(train, len(x), BATCH):
