@@ -52,10 +52,14 @@ _SHORT_PANEL = (
 )
 _SHORT_SUM = 32  # products of so few terms are bound by their results, which are best stored row after row
 
+_PASSING = 1.0  # slots to store a vector of a panel in passing
+_MASKED = 1.0  # slots more for a vector of some lanes only, where there are no registers for masks
+
 # Columns from memory
 _STREAMING = 3.0  # slots that a vector costs beyond one from the second cache, where reads are in order
+_PREFETCHED = 1.0  # the same, where they are prefetched
 _JUMPING = 8.0  # the same, where each is on another page than the one before
-_STREAM_BLOCK = 32  # the length of a block of rows that are read once, each for all columns
+_STREAM_BLOCK = 128  # the length of a block of rows that are read once, each for all columns
 _STREAM_BLOCK_OF_ONE = 8  # the same for a single row of the other operand
 _STREAM_TILES = 4  # tiles of rows up to which that order may suit
 
@@ -74,7 +78,8 @@ _BEST_RESULT_ROW = 384  # bytes of a tile's row from which on memory is read and
 _FAR_RESULT = 4.5  # slots a vector of results from memory, in tiles of half that width
 _WAITING = 3.0  # slots to store and load a vector between two blocks of the sum, in the first cache
 
-Packing = Literal["none", "copy", "transpose"]
+# Panels of columns are read where they are, or copied before they are read, or in passing, by the first tile of rows.
+Packing = Literal["none", "copy", "passing", "transpose"]
 # The loops, from outside: panels of columns, blocks of the sum, rows; or rows, panels, the whole sum, for columns that
 # stay in the second cache: results are stored row after row; or blocks of the sum, panels, rows, for columns that are
 # read once, from memory, and prefetched.
@@ -197,7 +202,7 @@ class _OuterForm:
 
     def candidates(self) -> Iterator[Blocking]:
         """Every tile with every packing and order of the loops that may suit it."""
-        packings: list[Packing] = ["none", "copy"]
+        packings: list[Packing] = ["none", "copy", "passing"]
         if self.gap == 1 and self.columns.free_stride != 1 and self.lanes > 1:
             packings = ["transpose"]
         rows_packed = (False, True) if self.rows.is_computed or self.aliased else (False,)
@@ -245,6 +250,8 @@ class _OuterForm:
         columns_bytes = k * self.n * self.bytes
         panel_rows = -(-self.m // tile.rows)
         found: list[tuple[Order, int]] = []
+        if packing == "passing" and panel_rows == 1:
+            return found
         together = row_bytes >= _LINES_TOGETHER or k <= _SHORT_SUM
         if in_place and columns_bytes <= self.second_cache // 2 and together:
             found.append(("rows", k))
@@ -252,15 +259,16 @@ class _OuterForm:
             found.append(("panels", k))
         else:
             most = max(16, (self.second_cache // (2 if in_place else 4)) // row_bytes)
-            if in_place and self._is_apart(row_bytes):
+            if packing in ("none", "passing") and self._is_apart(row_bytes):
                 most = min(most, _FAR_BLOCK)
             found.append(("panels", _even_blocks(k, most)))
             short = _even_blocks(k, max(16, self._steps_that_stay(row_bytes, packing)))
             if short < found[-1][1] and tile.rows < _SHORT_PANEL:
                 found.append(("panels", short))
-        in_order = in_place and self.one_sum and self.columns.free_stride == 1
+        in_order = packing in ("none", "passing") and self.one_sum and self.columns.free_stride == 1
         if in_order and columns_bytes > self.second_cache // 2 and panel_rows <= _STREAM_TILES:
-            found.append(("streams", min(k, _STREAM_BLOCK if self.m > 1 else _STREAM_BLOCK_OF_ONE)))
+            block = _even_blocks(k, _STREAM_BLOCK) if self.m > 1 else min(k, _STREAM_BLOCK_OF_ONE)
+            found.append(("streams", block))
         return found
 
     # What a panel is like
@@ -292,7 +300,9 @@ class _OuterForm:
         blocks = -(-k // depth) if depth else 1
         apart = self._is_apart(row_bytes)
         cost = self._tiles_cost(tile, packing, order, depth, rows_packed)
-        if packing == "none":
+        if packing == "passing":
+            cost += _PASSING * k * vectors
+        elif packing == "none":
             if apart and order == "panels" and panel_rows > 1:
                 narrow = row_bytes < _LINES_TOGETHER
                 cost += (_NARROW_PENALTY if narrow else _FAR_PENALTY) * m * vectors * k
@@ -304,8 +314,12 @@ class _OuterForm:
                 each += _FAR_JUMP * apart + (0 if self.columns.free_stride == 1 else self.lanes)
             cost += each * k * vectors
         if k * n * bytes_ > self.second_cache:  # columns come from memory once
-            jumps = self.far_gap and packing != "transpose" and order != "streams"
-            cost += k * vectors * (_JUMPING if jumps else _STREAMING)
+            jumps = self.far_gap and packing != "transpose"
+            narrow = min(n * bytes_, _LINES_TOGETHER) / row_bytes if packing != "transpose" else 1.0
+            if order == "streams":
+                cost += k * vectors * (_PREFETCHED if m > 1 else _STREAMING)
+            else:
+                cost += k * vectors * (_JUMPING if jumps else _STREAMING) * max(1.0, narrow)
         # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
         if depth < k and depth * bytes_ < _FORESEEN and m * depth * bytes_ > self.second_cache:
             cost += _FAR_SPLAT * m * k * panels
@@ -345,14 +359,20 @@ class _OuterForm:
             stays = self.k * self.n * self.bytes <= self.first_cache // 2
         else:
             stays = depth <= self._steps_that_stay(row_bytes, packing)
-        in_place = packing == "none"
-        far = _FAR + _FAR_JUMP * (in_place and self._is_apart(row_bytes))
-        load = (far + (panel_rows - 1) * (1.0 if stays else far)) / panel_rows if panel_rows else far
-        if in_place:
-            load += _COMPUTED * self.columns.is_computed
+        # more, where the columns lie; what the first tile packs the others read from the panel
+        jump = work = 0.0
+        if packing in ("none", "passing"):
+            jump = _FAR_JUMP * self._is_apart(row_bytes)
+            work = _COMPUTED * self.columns.is_computed
+            if self.n % self.lanes and self.slots_a_cycle > 1:
+                work += _MASKED / min(tile.vectors, self.vectors)
             if self.columns.free_stride != 1 and self.lanes > 1:
-                load += self.lanes
-        return load
+                work += self.lanes
+        first = _FAR + jump + work
+        others = 1.0 if stays else _FAR
+        if packing == "none":
+            others += work + (0.0 if stays else jump)
+        return (first + (panel_rows - 1) * others) / max(panel_rows, 1)
 
     def _splat(self, tile: Tile, depth: int, rows_packed: bool) -> float:
         """Two scalars come a cycle."""

@@ -168,7 +168,7 @@ def _fits(product: Product, b: Blocking) -> bool:
         return product.right.extent <= _DOT_VECTORS * b.lanes
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     if isinstance(columns, JoinedSide):
-        return b.columns != "none" and b.tile.vectors * b.lanes >= columns.extent
+        return b.columns in ("copy", "transpose") and b.tile.vectors * b.lanes >= columns.extent
     return b.tile.rows >= rows.extent and not b.rows_packed
 
 

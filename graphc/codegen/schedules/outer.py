@@ -34,7 +34,8 @@ from graphc.ir.ops.reduce import identity
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _SMALL_CORNER = 100  # a corner is computed with full rows where that adds less than a hundredth to the work
-_AHEAD = 4  # steps of the sum between a prefetch and the load
+_LINE = 64  # bytes that a prefetch brings
+_PANELS_AHEAD = 2  # how far ahead columns are prefetched
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
 
@@ -123,24 +124,30 @@ class OuterProducts:
     def _block(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         """All rows of a panel of columns over one block of the sum."""
         statements: list[Stmt] = []
-        if self.panel is not None:
+        rows, done = self.blocking.tile.rows, 0
+        if self.blocking.columns == "passing":
+            done = min(rows, self.rows.extent)
+            statements.append(self._call(place, index(0), column, done, size, block, packs=True))
+        elif self.panel is not None:
             statements += self._pack_columns(place, column, size, block)
         return statements + self.c.blocks(
-            self.rows.extent,
-            self.blocking.tile.rows,
-            lambda row, mr: [self._call(place, row, column, mr, size, block)],
+            self.rows.extent - done,
+            rows,
+            lambda row, mr: [self._call(place, row + done, column, mr, size, block)],
         )
 
-    def _call(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> Stmt:
-        """A call of the tile of `mr` rows and `size` columns."""
+    def _call(
+        self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block, packs: bool = False
+    ) -> Stmt:
+        """A call of the tile of `mr` rows and `size` columns, which `packs` what it reads of the columns."""
         if self._corner_repeats(mr, size, block):
             row, mr = index(self.rows.extent - self.blocking.tile.rows), self.blocking.tile.rows
         return self.c.call_tile(
-            (mr, size, block.depth, block.first, block.last),
+            (mr, size, block.depth, block.first, block.last, packs),
             place,
             {"row": row, "column": column, "step": block.start},
             lambda inner, at: self._tile(
-                inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
+                inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last), packs
             ),
         )
 
@@ -248,8 +255,10 @@ class OuterProducts:
 
     # ----------------------------------------------------------------------------------------------------------- tile
 
-    def _tile(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> list[Stmt]:
-        """`mr` rows of `size` columns over one block of the sum."""
+    def _tile(
+        self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block, packs: bool
+    ) -> list[Stmt]:
+        """`mr` rows of `size` columns over one block of the sum; `packs` the columns' vectors that it loads."""
         k0, depth, first, last = block.start, block.depth, block.first, block.last
         c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
         nv = -(-size // lanes)
@@ -271,23 +280,26 @@ class OuterProducts:
             return [store(acc, (0, i, j, lane), start), *rest]
 
         extents = self._extents(depth)
+        panel = None if packs else self.panel  # what is read in place of the columns
 
         def prefetch(k: Expr) -> list[Stmt]:
-            """The columns' vectors some steps ahead."""
-            ahead = Apply("min", (k0 + k + _AHEAD, index(c.product.depth - 1)))
+            """A step's part of a panel to come."""
             statements: list[Stmt] = []
-            for j in range(nv):
-                at = self.columns.at(place.batch, (*columns_outer, column + j * lanes), (ahead,))
+            for j in range(0, self.width, _LINE // dtype.bytes):
+                ahead = Apply(
+                    "min", (column + (_PANELS_AHEAD * self.width + j), index(self.columns.extent - 1))
+                )
+                at = self.columns.at(place.batch, (*columns_outer, ahead), (k0 + k,))
                 found = c.evaluator.source(self.columns.value, at)
                 statements += [Prefetch(*found)] if found is not None else []
             return statements
 
-        # a single row reads fast enough for the processor to fetch ahead
-        prefetches = self.blocking.order == "streams" and mr > 1 and len(extents) == 1
+        # a single row reads fast enough for the processor to fetch ahead; what packs has enough to read
+        prefetches = self.blocking.order == "streams" and mr > 1 and not packs and len(extents) == 1
 
         def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
-            if self.panel is not None:
-                return load(self.panel, flat_index(extents, along), j * lanes + lane)
+            if panel is not None:
+                return load(panel, flat_index(extents, along), j * lanes + lane)
             at = self.columns.at(
                 place.batch, (*columns_outer, column + j * lanes + lane), from_start(k0, along)
             )
@@ -305,7 +317,11 @@ class OuterProducts:
         def step(along: tuple[Expr, ...], chain: int) -> list[Stmt]:
             """One rank-1 update. What there is less of, splats or vectors, stays in registers; the other passes by."""
             b = Buffer(c.names.fresh("b"), dtype, (nv, lanes), space="reg", access="local")
-            masked = active < lanes and self.panel is None
+            masked = active < lanes and panel is None
+
+            def pack(j: Expr, lane: Expr) -> list[Stmt]:
+                assert self.panel is not None
+                return [store(self.panel, (flat_index(extents, along), j * lanes + lane), load(b, j, lane))]
 
             def load_b(j: Expr, lane: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
@@ -329,6 +345,7 @@ class OuterProducts:
             ]
             if mr >= nv:
                 vectors = c.vectors(nv, lanes, load_b, active if masked else None)
+                vectors += c.vectors(nv, lanes, pack) if packs else []
                 return [*before, *vectors, *self._each_row(row, mr, update_row)]
             splats = Buffer(c.names.fresh("a"), dtype, (mr, lanes), space="reg", access="local")
 
@@ -347,6 +364,7 @@ class OuterProducts:
             def column_of_cells(j: Expr, active: int | None) -> list[Stmt]:
                 return [
                     *lane_block(c.names, lanes, lambda lane: load_b(j, lane), active),
+                    *(lane_block(c.names, lanes, lambda lane: pack(j, lane)) if packs else []),
                     *lane_block(c.names, lanes, lambda lane: update_column(j, lane)),
                 ]
 
