@@ -60,7 +60,8 @@ _STREAMING = 3.0  # slots that a vector costs beyond one from the second cache, 
 _PREFETCHED = 1.0  # the same, where they are prefetched
 _JUMPING = 8.0  # the same, where each is on another page than the one before
 _STREAM_BLOCK = 128  # the length of a block of rows that are read once, each for all columns
-_STREAM_BLOCK_OF_ONE = 8  # the same for a single row of the other operand
+_SWEPT = 12  # rows at most that are read side by side for a single row of the other operand
+_WAYS = 4  # of them that may lie in one set of the first cache
 _STREAM_TILES = 4  # tiles of rows up to which that order may suit
 
 # The other operand's rows
@@ -82,8 +83,8 @@ _WAITING = 3.0  # slots to store and load a vector between two blocks of the sum
 Packing = Literal["none", "copy", "passing", "transpose"]
 # The loops, from outside: panels of columns, blocks of the sum, rows; or rows, panels, the whole sum, for columns that
 # stay in the second cache: results are stored row after row; or blocks of the sum, panels, rows, for columns that are
-# read once, from memory, and prefetched.
-Order = Literal["panels", "rows", "streams"]
+# read once, from memory, and prefetched; or short blocks of the sum, all columns, for a single row.
+Order = Literal["panels", "rows", "streams", "sweeps"]
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,11 @@ class _OuterForm:
         self.far_gap = self.gap is None or self.gap * self.bytes > _FAR_ROW
         row_gap = (self.rows.summed_stride or 0) * self.bytes
         self.aliased = self.rows.free_stride == 1 and self.k > 8 * _ALIASED_ROWS and row_gap % _PAGE == 0
+        self.columns_bytes = self.k * self.n * self.bytes
+        beyond = self.columns_bytes > self.second_cache // 2
+        self.streamed = (
+            beyond and self.one_sum and self.columns.free_stride == 1
+        )  # once, in the order of memory
         self.rows_jump = self.rows.free_stride == 1 and row_gap > _FAR_ROW
 
     def candidates(self) -> Iterator[Blocking]:
@@ -205,16 +211,29 @@ class _OuterForm:
         packings: list[Packing] = ["none", "copy", "passing"]
         if self.gap == 1 and self.columns.free_stride != 1 and self.lanes > 1:
             packings = ["transpose"]
+        if self.m == 1 and self.streamed:
+            yield self._sweeps()
         rows_packed = (False, True) if self.rows.is_computed or self.aliased else (False,)
         for tile in self._tiles():
             for packing in packings:
                 for order, depth in self._orders(tile, packing):
                     for packed in rows_packed:
                         cost = self._cost(tile, packing, order, depth, packed)
-                        cost *= 1 + _CODE * (self._functions(tile, depth) - 1)
+                        cost *= 1 + _CODE * (self._functions(tile, packing, depth) - 1)
                         yield Blocking(
                             "outer", self.swapped, self.lanes, tile, depth, packing, packed, order, cost
                         )
+
+    def _sweeps(self) -> Blocking:
+        """A single row times all columns, a few steps of the sum at a time."""
+        sets = _PAGE // math.gcd((self.gap or 0) * self.bytes, _PAGE)
+        depth = min(self.k, _SWEPT, self.registers // 2, _WAYS * sets)
+        blocks = -(-self.k // depth)
+        load = _FAR + _STREAMING * (self.columns_bytes > self.second_cache)
+        load += _COMPUTED * self.columns.is_computed
+        cost = self.k * (self.vectors * load + 1 + _COMPUTED * self.rows.is_computed)
+        cost += blocks * (self.vectors * _WAITING + _TILE_OVERHEAD * self.slots_a_cycle)
+        return Blocking("outer", self.swapped, self.lanes, Tile(1, 1), depth, order="sweeps", cost=cost)
 
     def _tiles(self) -> list[Tile]:
         """The tiles that fit the registers, but those of less than half as many sums as others."""
@@ -236,24 +255,24 @@ class _OuterForm:
                 tiles.append(Tile(rows, vectors, chains))
         return tiles
 
-    def _functions(self, tile: Tile, depth: int) -> int:
+    def _functions(self, tile: Tile, packing: Packing, depth: int) -> int:
         """How many tiles are compiled: those of what remains of rows, columns and sum are functions of their own."""
-        count = min(3, math.ceil(self.k / depth)) if depth else 1
-        for extent, size in ((self.m, tile.rows), (self.n, tile.vectors * self.lanes)):
-            if extent > size and extent % size:
-                count *= 2
-        return count
+        blocks = min(3, math.ceil(self.k / depth)) if depth else 1
+        rows, columns = (
+            1 + (extent > size and extent % size > 0)
+            for extent, size in ((self.m, tile.rows), (self.n, tile.vectors * self.lanes))
+        )
+        return blocks * columns * (rows + (packing == "passing"))
 
     def _orders(self, tile: Tile, packing: Packing) -> list[tuple[Order, int]]:
         """The orders of the loops that may suit, each with the length of its blocks of the sum."""
         k, row_bytes, in_place = self.k, self._row_bytes(tile), packing == "none"
-        columns_bytes = k * self.n * self.bytes
         panel_rows = -(-self.m // tile.rows)
         found: list[tuple[Order, int]] = []
         if packing == "passing" and panel_rows == 1:
             return found
         together = row_bytes >= _LINES_TOGETHER or k <= _SHORT_SUM
-        if in_place and columns_bytes <= self.second_cache // 2 and together:
+        if in_place and self.columns_bytes <= self.second_cache // 2 and together:
             found.append(("rows", k))
         if panel_rows == 1 or not self.one_sum:
             found.append(("panels", k))
@@ -265,10 +284,8 @@ class _OuterForm:
             short = _even_blocks(k, max(16, self._steps_that_stay(row_bytes, packing)))
             if short < found[-1][1] and tile.rows < _SHORT_PANEL:
                 found.append(("panels", short))
-        in_order = packing in ("none", "passing") and self.one_sum and self.columns.free_stride == 1
-        if in_order and columns_bytes > self.second_cache // 2 and panel_rows <= _STREAM_TILES:
-            block = _even_blocks(k, _STREAM_BLOCK) if self.m > 1 else min(k, _STREAM_BLOCK_OF_ONE)
-            found.append(("streams", block))
+        if packing in ("none", "passing") and self.streamed and self.m > 1 and panel_rows <= _STREAM_TILES:
+            found.append(("streams", _even_blocks(k, _STREAM_BLOCK)))
         return found
 
     # What a panel is like
@@ -313,11 +330,11 @@ class _OuterForm:
             else:
                 each += _FAR_JUMP * apart + (0 if self.columns.free_stride == 1 else self.lanes)
             cost += each * k * vectors
-        if k * n * bytes_ > self.second_cache:  # columns come from memory once
+        if self.columns_bytes > self.second_cache:  # columns come from memory once
             jumps = self.far_gap and packing != "transpose"
             narrow = min(n * bytes_, _LINES_TOGETHER) / row_bytes if packing != "transpose" else 1.0
             if order == "streams":
-                cost += k * vectors * (_PREFETCHED if m > 1 else _STREAMING)
+                cost += k * vectors * _PREFETCHED
             else:
                 cost += k * vectors * (_JUMPING if jumps else _STREAMING) * max(1.0, narrow)
         # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
@@ -332,7 +349,7 @@ class _OuterForm:
         if self.accesses * m * n * bytes_ > self.second_cache:  # results come from memory
             cost += _FAR_RESULT * max(0.0, _BEST_RESULT_ROW / row_bytes - 1) * self.accesses * m * vectors
         # results wait in memory between blocks: those of a panel, or all
-        waiting = m * (n * bytes_ if order == "streams" else row_bytes)
+        waiting = m * (row_bytes if order == "panels" else n * bytes_)
         each_waits = _WAITING if waiting <= self.first_cache // 2 else 2 * _FAR
         return cost + (blocks - 1) * m * vectors * each_waits
 
@@ -360,10 +377,10 @@ class _OuterForm:
         else:
             stays = depth <= self._steps_that_stay(row_bytes, packing)
         # more, where the columns lie; what the first tile packs the others read from the panel
-        jump = work = 0.0
+        jump, work = 0.0, 0.0
         if packing in ("none", "passing"):
-            jump = _FAR_JUMP * self._is_apart(row_bytes)
-            work = _COMPUTED * self.columns.is_computed
+            jump = _FAR_JUMP if self._is_apart(row_bytes) else 0.0
+            work += _COMPUTED * self.columns.is_computed
             if self.n % self.lanes and self.slots_a_cycle > 1:
                 work += _MASKED / min(tile.vectors, self.vectors)
             if self.columns.free_stride != 1 and self.lanes > 1:

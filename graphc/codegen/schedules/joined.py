@@ -223,7 +223,7 @@ class JoinedOuterProducts(OuterProducts):
 
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         c, lanes, side, panel = self.c, self.blocking.lanes, self.columns, self.panel
-        outer = self._outer(place)[1]
+        outer = self.outer(place)[1]
         if not isinstance(side, JoinedSide):
             return super()._pack_columns(place, column, size, block)
         assert panel is not None

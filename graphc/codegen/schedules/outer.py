@@ -34,7 +34,7 @@ from graphc.ir.ops.reduce import identity
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _SMALL_CORNER = 100  # a corner is computed with full rows where that adds less than a hundredth to the work
-_LINE = 64  # bytes that a prefetch brings
+LINE = 64  # bytes that a prefetch brings
 _PANELS_AHEAD = 2  # how far ahead columns are prefetched
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
@@ -69,7 +69,7 @@ class OuterProducts:
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
             # whole vectors wait, with lanes beyond the last column too
-            width = -(-self.columns.extent // b.lanes) * b.lanes if b.order == "streams" else self.width
+            width = self.width if b.order == "panels" else -(-self.columns.extent // b.lanes) * b.lanes
             self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
 
     @property
@@ -85,13 +85,13 @@ class OuterProducts:
             def panel(column: Expr, size: int) -> list[Stmt]:
                 if block is not None:
                     return self._block(place, column, size, block)
-                return self._along_sum(lambda b: self._block(place, column, size, b))
+                return self.along_sum(lambda b: self._block(place, column, size, b))
 
             return self.c.blocks(self.columns.extent, self.width, panel, "column")
 
         if self.blocking.order == "rows":
             return statements + self._rows_outside(place)
-        return statements + (self._along_sum(panels) if self.blocking.order == "streams" else panels())
+        return statements + (self.along_sum(panels) if self.blocking.order == "streams" else panels())
 
     def _rows_outside(self, place: Place) -> list[Stmt]:
         """Every panel of columns for one tile of rows after the other."""
@@ -109,7 +109,7 @@ class OuterProducts:
 
     # --------------------------------------------------------------------------------------------------------- blocks
 
-    def _along_sum(self, body: Callable[[Block], list[Stmt]]) -> list[Stmt]:
+    def along_sum(self, body: Callable[[Block], list[Stmt]]) -> list[Stmt]:
         """`body` for every block of the sum."""
         depth, size = self.c.product.depth, self.blocking.depth
         if size >= depth:
@@ -171,7 +171,7 @@ class OuterProducts:
 
     # -------------------------------------------------------------------------------------------------------- packing
 
-    def _outer(self, place: Place) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    def outer(self, place: Place) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
         """The outer indices of rows and columns."""
         return (place.right, place.left) if self.blocking.swapped else (place.left, place.right)
 
@@ -181,7 +181,7 @@ class OuterProducts:
         return (depth,) if len(sums) == 1 else sums
 
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
-        c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
+        c, lanes, outer, panel = self.c, self.blocking.lanes, self.outer(place)[1], self.panel
         assert panel is not None
         if self.blocking.columns == "transpose":
             return self._pack_transposed(place, self.columns, column, size, index(0), block)
@@ -216,7 +216,7 @@ class OuterProducts:
 
         def strip(offset: Expr, count: int) -> list[Stmt]:
             def build(inner: Place, at: Sequence[Expr]) -> list[Stmt]:
-                outer = self._outer(inner)[1]
+                outer = self.outer(inner)[1]
 
                 def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
                     spot = side.at(inner.batch, (*outer, at[0] + offset), from_start(at[2], along))
@@ -232,7 +232,7 @@ class OuterProducts:
 
     def _pack_rows(self, place: Place) -> list[Stmt]:
         """All rows, tile by tile, each with its rows side by side for every step of the sum."""
-        c, depth, outer, packed = self.c, self.c.product.depth, self._outer(place)[0], self.packed_rows
+        c, depth, outer, packed = self.c, self.c.product.depth, self.outer(place)[0], self.packed_rows
         assert packed is not None
 
         def steps(start: Expr, extents: tuple[int, ...]) -> list[Stmt]:
@@ -263,7 +263,7 @@ class OuterProducts:
         c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
         nv = -(-size // lanes)
         active = size - (nv - 1) * lanes  # lanes of the last vector
-        rows_outer, columns_outer = self._outer(place)
+        rows_outer, columns_outer = self.outer(place)
         dtype, zero = c.dtype, constant(c.dtype, 0)
         acc = Buffer(c.names.fresh("acc"), dtype, (chains, mr, nv, lanes), space="reg", access="local")
 
@@ -285,17 +285,14 @@ class OuterProducts:
         def prefetch(k: Expr) -> list[Stmt]:
             """A step's part of a panel to come."""
             statements: list[Stmt] = []
-            for j in range(0, self.width, _LINE // dtype.bytes):
-                ahead = Apply(
-                    "min", (column + (_PANELS_AHEAD * self.width + j), index(self.columns.extent - 1))
-                )
-                at = self.columns.at(place.batch, (*columns_outer, ahead), (k0 + k,))
-                found = c.evaluator.source(self.columns.value, at)
-                statements += [Prefetch(*found)] if found is not None else []
+            for j in range(0, self.width, LINE // dtype.bytes):
+                there = column + (_PANELS_AHEAD * self.width + j)
+                there = Apply("min", (there, index(self.columns.extent - 1)))
+                statements += self.prefetch(self.columns.at(place.batch, (*columns_outer, there), (k0 + k,)))
             return statements
 
-        # a single row reads fast enough for the processor to fetch ahead; what packs has enough to read
-        prefetches = self.blocking.order == "streams" and mr > 1 and not packs and len(extents) == 1
+        # what packs has enough to read
+        prefetches = self.blocking.order == "streams" and not packs and len(extents) == 1
 
         def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
             if panel is not None:
@@ -404,6 +401,11 @@ class OuterProducts:
             return statements + c.cells(mr, nv, lanes, wait)
         return statements + self._results(place, row, column, mr, size, acc)
 
+    def prefetch(self, at: tuple[Expr, ...]) -> list[Stmt]:
+        """Fetches an element of the columns, where it is in memory as it is."""
+        found = self.c.evaluator.source(self.columns.value, at)
+        return [Prefetch(*found)] if found is not None else []
+
     def _prefetched_results(self) -> list[Buffer]:
         """What is fetched from memory while the sums are made."""
         return self.c.far_results()
@@ -414,7 +416,7 @@ class OuterProducts:
 
     def where(self, place: Place, row: Expr, column: Expr, rows: Side, columns: Side) -> tuple[Expr, ...]:
         """The index of a result whose operands are `rows` and `columns`."""
-        rows_outer, columns_outer = self._outer(place)
+        rows_outer, columns_outer = self.outer(place)
         row_part = (*rows_outer, row)[: len(rows.free)]
         column_part = (*columns_outer, column)[: len(columns.free)]
         parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)
