@@ -91,11 +91,11 @@ def test_the_interpreted_plan_agrees(form: str) -> None:
 @pytest.mark.parametrize(
     ("form", "shape", "expected"),
     [
-        ("AB", (64, 64, 64), {"form": "outer", "columns": "none", "rows_packed": False}),
+        ("AB", (64, 64, 64), {"form": "outer", "columns": "none", "rows": "none"}),
         ("AB", (256, 1024, 640), {"form": "outer", "columns": "passing"}),
         ("ABT", (64, 64, 64), {"form": "outer", "columns": "transpose"}),
         ("ABT", (2, 64, 512), {"form": "dot"}),
-        ("ATB", (1024, 640, 70), {"form": "outer", "rows_packed": True}),
+        ("ATB", (1024, 640, 70), {"form": "outer", "rows": "copy"}),
         ("AB", (2, 4096, 100), {"form": "outer", "order": "streams"}),
         ("AB", (1, 1000, 100), {"form": "outer", "order": "sweeps", "depth": 12}),
         ("AB", (1, 1024, 100), {"form": "outer", "order": "sweeps", "depth": 4}),  # rows share the sets of a cache

@@ -32,6 +32,9 @@ from graphc.codegen.target import Target
 _OVERLAP = 0.1  # of the loads' slots is not hidden behind the multiply-adds, or the other way round
 _CHAINS = 8  # multiply-adds under way at once: two a cycle, four cycles each
 _ISSUED = 3.0  # instructions that are issued in a slot
+_SPLAT = 4.0  # instructions that a splat takes the time of, where it takes more than one
+_SPLATTED = 4.0  # slots to splat an element and to store it
+_MOST_SPLATS = 2  # times the second cache: what they may take
 _COMPUTED = 6.0  # slots for an element or vector that is computed where it is read
 _STORE = 2.0  # slots to finish and store one vector of results
 _TILE_OVERHEAD = 24.0  # cycles to call a tile, to set up its addresses and to fill the pipeline
@@ -81,6 +84,8 @@ _WAITING = 3.0  # slots to store and load a vector between two blocks of the sum
 
 # Panels of columns are read where they are, or copied before they are read, or in passing, by the first tile of rows.
 Packing = Literal["none", "copy", "passing", "transpose"]
+# The other operand's rows likewise, or each element in all lanes of a vector: then no instruction splats what it reads.
+RowPacking = Literal["none", "copy", "splats"]
 # The loops, from outside: panels of columns, blocks of the sum, rows; or rows, panels, the whole sum, for columns that
 # stay in the second cache: results are stored row after row; or blocks of the sum, panels, rows, for columns that are
 # read once, from memory, and prefetched; or short blocks of the sum, all columns, for a single row.
@@ -106,7 +111,7 @@ class Blocking:
     tile: Tile
     depth: int  # the length of a block of the sum
     columns: Packing = "none"
-    rows_packed: bool = False
+    rows: RowPacking = "none"
     order: Order = "panels"
     cost: float = 0.0
 
@@ -159,16 +164,16 @@ def _free_registers(target: Target, fused: bool) -> int:
     return target.vector_registers - (1 if fused else 2)
 
 
-def _issue(rows: int, vectors: int, fused: bool) -> float:
-    """Slots that it takes to issue the instructions of a step.
+def _issue(rows: int, vectors: int, fused: bool, splats: bool) -> float:
+    """Slots that it takes to issue the instructions of a step; `splats` are read as such.
 
     A multiplication of its own overwrites a factor: every factor but one that passes by for the last time is copied
-    first. Targets of that kind also take two instructions for a splat.
+    first. Targets of that kind also take two instructions for a splat, one of which takes the turn of a multiplication.
     """
     cells = rows * vectors
     if fused:
         return (cells + vectors + rows + 2) / _ISSUED
-    return (3 * cells - max(rows, vectors) + vectors + 2 * rows + 2) / _ISSUED
+    return (3 * cells - max(rows, vectors) + vectors + (1 if splats else _SPLAT) * rows + 2) / _ISSUED
 
 
 def _even_blocks(depth: int, most: int) -> int:
@@ -213,11 +218,15 @@ class _OuterForm:
             packings = ["transpose"]
         if self.m == 1 and self.streamed:
             yield self._sweeps()
-        rows_packed = (False, True) if self.rows.is_computed or self.aliased else (False,)
+        row_packings: list[RowPacking] = ["none"]
+        if self.rows.is_computed or self.aliased:
+            row_packings.append("copy")
+        if not self.fused and self.m * self.k * self.lanes * self.bytes <= _MOST_SPLATS * self.second_cache:
+            row_packings.append("splats")
         for tile in self._tiles():
             for packing in packings:
                 for order, depth in self._orders(tile, packing):
-                    for packed in rows_packed:
+                    for packed in row_packings:
                         cost = self._cost(tile, packing, order, depth, packed)
                         cost *= 1 + _CODE * (self._functions(tile, packing, depth) - 1)
                         yield Blocking(
@@ -298,6 +307,10 @@ class _OuterForm:
         far = _FAR_ROW if row_bytes >= _LINES_TOGETHER else _FAR_ROW // 4
         return self.gap is None or self.gap * self.bytes > far
 
+    def _narrow(self, row_bytes: int) -> float:
+        """How much more is brought for a panel's row than is read of it, from the lines around it."""
+        return max(1.0, min(self.n * self.bytes, _LINES_TOGETHER) / row_bytes)
+
     def _steps_that_stay(self, row_bytes: int, packing: Packing) -> int:
         """How many rows of a panel stay in the first cache beside what else is read.
 
@@ -310,19 +323,21 @@ class _OuterForm:
 
     # What a blocking costs, in slots
 
-    def _cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows_packed: bool) -> float:
+    def _cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows: RowPacking) -> float:
         m, n, k, vectors, bytes_ = self.m, self.n, self.k, self.vectors, self.bytes
         row_bytes = self._row_bytes(tile)
         panels, panel_rows = -(-vectors // tile.vectors), -(-m // tile.rows)
         blocks = -(-k // depth) if depth else 1
         apart = self._is_apart(row_bytes)
-        cost = self._tiles_cost(tile, packing, order, depth, rows_packed)
+        cost = self._tiles_cost(tile, packing, order, depth, rows)
         if packing == "passing":
             cost += _PASSING * k * vectors
         elif packing == "none":
             if apart and order == "panels" and panel_rows > 1:
                 narrow = row_bytes < _LINES_TOGETHER
                 cost += (_NARROW_PENALTY if narrow else _FAR_PENALTY) * m * vectors * k
+            if n % self.lanes and self.slots_a_cycle > 1:
+                cost += _MASKED * k * panel_rows
         else:
             each = _FAR + 3 + _COMPUTED * self.columns.is_computed
             if packing == "transpose":
@@ -332,20 +347,22 @@ class _OuterForm:
             cost += each * k * vectors
         if self.columns_bytes > self.second_cache:  # columns come from memory once
             jumps = self.far_gap and packing != "transpose"
-            narrow = min(n * bytes_, _LINES_TOGETHER) / row_bytes if packing != "transpose" else 1.0
             if order == "streams":
                 cost += k * vectors * _PREFETCHED
             else:
-                cost += k * vectors * (_JUMPING if jumps else _STREAMING) * max(1.0, narrow)
+                wasted = 1.0 if packing == "transpose" else self._narrow(row_bytes)
+                cost += k * vectors * (_JUMPING if jumps else _STREAMING) * wasted
         # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
         if depth < k and depth * bytes_ < _FORESEEN and m * depth * bytes_ > self.second_cache:
             cost += _FAR_SPLAT * m * k * panels
         if self.rows_jump and m * k * bytes_ > self.second_cache:
-            cost += _JUMPING * k * panel_rows * (1 if rows_packed else panels)
-        if self.aliased and not rows_packed:
+            cost += _JUMPING * k * panel_rows * (panels if rows == "none" else 1)
+        if self.aliased and rows == "none":
             cost += _ALIASED_PENALTY * m * vectors * k
-        if rows_packed:
+        if rows != "none":
             cost += k * panel_rows * (3 + tile.rows * _COMPUTED * self.rows.is_computed)
+        if rows == "splats":
+            cost += k * m * _SPLATTED
         if self.accesses * m * n * bytes_ > self.second_cache:  # results come from memory
             cost += _FAR_RESULT * max(0.0, _BEST_RESULT_ROW / row_bytes - 1) * self.accesses * m * vectors
         # results wait in memory between blocks: those of a panel, or all
@@ -353,9 +370,9 @@ class _OuterForm:
         each_waits = _WAITING if waiting <= self.first_cache // 2 else 2 * _FAR
         return cost + (blocks - 1) * m * vectors * each_waits
 
-    def _tiles_cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows_packed: bool) -> float:
+    def _tiles_cost(self, tile: Tile, packing: Packing, order: Order, depth: int, rows: RowPacking) -> float:
         """All tiles' loops and stores."""
-        load, splat = self._load(tile, packing, order, depth), self._splat(tile, depth, rows_packed)
+        load, splat = self._load(tile, packing, order, depth), self._splat(tile, depth, rows)
         scattered = self.swapped and self.m > 1
         each = _SCATTER_FAR if self.m * self.bytes > _LINE else _SCATTER
         store = each * self.lanes * self.accesses if scattered else _STORE
@@ -365,7 +382,9 @@ class _OuterForm:
         for tiles_m, mr in _parts(self.m, tile.rows):
             for tiles_n, nv in _parts(self.vectors, tile.vectors):
                 loads, sums = nv * load + mr * splat, max(mr * nv, chained)
-                step = max(loads, sums, _issue(mr, nv, self.fused)) + _OVERLAP * min(loads, sums)
+                step = max(loads, sums, _issue(mr, nv, self.fused, rows == "splats")) + _OVERLAP * min(
+                    loads, sums
+                )
                 cost += tiles_m * tiles_n * (self.k * step + overhead + mr * nv * store)
         return cost
 
@@ -379,10 +398,8 @@ class _OuterForm:
         # more, where the columns lie; what the first tile packs the others read from the panel
         jump, work = 0.0, 0.0
         if packing in ("none", "passing"):
-            jump = _FAR_JUMP if self._is_apart(row_bytes) else 0.0
+            jump = _FAR_JUMP * self._narrow(row_bytes) if self._is_apart(row_bytes) else 0.0
             work += _COMPUTED * self.columns.is_computed
-            if self.n % self.lanes and self.slots_a_cycle > 1:
-                work += _MASKED / min(tile.vectors, self.vectors)
             if self.columns.free_stride != 1 and self.lanes > 1:
                 work += self.lanes
         first = _FAR + jump + work
@@ -391,12 +408,14 @@ class _OuterForm:
             others += work + (0.0 if stays else jump)
         return (first + (panel_rows - 1) * others) / max(panel_rows, 1)
 
-    def _splat(self, tile: Tile, depth: int, rows_packed: bool) -> float:
-        """Two scalars come a cycle."""
+    def _splat(self, tile: Tile, depth: int, rows: RowPacking) -> float:
+        """Two scalars come a cycle; a splat that was packed is a vector."""
+        if rows == "splats":
+            return 1.0 if tile.rows * depth * self.lanes * self.bytes <= self.first_cache // 2 else _FAR
         splat = self.slots_a_cycle / 2
         if tile.rows * depth * self.bytes > self.first_cache // 2:
             splat += 0.5
-        return splat + _COMPUTED * (self.rows.is_computed and not rows_packed)
+        return splat + _COMPUTED * (self.rows.is_computed and rows == "none")
 
 
 # ----------------------------------------------------------------------------------------------------------- dot form
@@ -407,6 +426,7 @@ def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
     lanes = fitting_lanes(widest, product.sums[-1] if product.sums else 1)
     computed = product.left.is_computed + product.right.is_computed
     bytes_, (first_cache, second_cache) = product.dtype.bytes, _caches(target)
+    slots_a_cycle = 1 if lanes * bytes_ >= _LINE else 2
     for nr in range(1, min(n, 8) + 1):
         for mr in range(1, min(m, 8) + 1):
             cells = mr * nr
@@ -422,7 +442,7 @@ def _dot(product: Product, target: Target, widest: int) -> Iterator[Blocking]:
             cost = 0.0
             for tiles_m, a in _parts(m, mr):
                 for tiles_n, b in _parts(n, nr):
-                    loads, sums = (a + b) * load, max(a * b, _CHAINS / 2)
+                    loads, sums = (a + b) * load, max(a * b, _CHAINS / 2 * slots_a_cycle)
                     step = max(loads, sums) + _OVERLAP * min(loads, sums) + a * streamed / 3
                     cost += tiles_m * tiles_n * (-(-k // lanes) * step + _TILE_OVERHEAD / 2 + 3 * a * b)
             yield Blocking("dot", False, lanes, Tile(mr, nr), k, cost=cost + m * n / lanes * _STORE)

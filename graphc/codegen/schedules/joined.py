@@ -169,7 +169,7 @@ def _fits(product: Product, b: Blocking) -> bool:
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     if isinstance(columns, JoinedSide):
         return b.columns in ("copy", "transpose") and b.tile.vectors * b.lanes >= columns.extent
-    return b.tile.rows >= rows.extent and not b.rows_packed
+    return b.tile.rows >= rows.extent and b.rows == "none"
 
 
 def _extra(product: Product, b: Blocking, target: Target) -> float:

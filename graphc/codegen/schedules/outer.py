@@ -14,7 +14,7 @@ from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.operands import Side
-from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_strip
+from graphc.codegen.schedules.packing import copy_panel, flat_index, splat_panel, transpose_strip
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
     Alloc,
@@ -64,8 +64,9 @@ class OuterProducts:
         if b.columns != "none":
             self.panel = c.scratch_buffer("panel", (b.depth, self.panel_width))
         self.packed_rows: Buffer | None = None
-        if b.rows_packed:
-            self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
+        self.copies = b.lanes if b.rows == "splats" else 1  # of an element of the packed rows
+        if b.rows != "none":
+            self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth * self.copies,))
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
             # whole vectors wait, with lanes beyond the last column too
@@ -241,10 +242,14 @@ class OuterProducts:
                     at = self.rows.at(place.batch, (*outer, row + offset), from_start(start, along))
                     return c.evaluator.at(self.rows.value, at)
 
+                def spot(k: Expr, offset: Expr) -> tuple[Expr, ...]:
+                    return (row * depth + (start + k) * mr + offset,)
+
+                if self.copies > 1:
+                    return splat_panel(c.names, c.evaluator, element, packed, extents, mr, self.copies, spot)
                 return copy_panel(
-                    c.names, c.evaluator, element, packed, extents, mr, mr, fitting_lanes(c.lanes, mr),
-                    lambda k, offset: (row * depth + (start + k) * mr + offset,),
-                )  # fmt: skip
+                    c.names, c.evaluator, element, packed, extents, mr, mr, fitting_lanes(c.lanes, mr), spot
+                )
 
             return c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
 
@@ -302,11 +307,19 @@ class OuterProducts:
             )
             return c.evaluator.at(self.columns.value, at)
 
-        def row_element(along: tuple[Expr, ...], i: Expr, side: Side, own: Expr) -> Expr:
+        def row_element(along: tuple[Expr, ...], i: Expr, side: Side, own: Expr) -> Callable[[Expr], Expr]:
+            """The element for a lane."""
             if self.packed_rows is not None:
-                spot = row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i
-                return load(self.packed_rows, spot)
-            return c.evaluator.at(side.value, side.at(place.batch, (*rows_outer, own), from_start(k0, along)))
+                rows, spot = (
+                    self.packed_rows,
+                    row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i,
+                )
+                if self.copies > 1:
+                    return lambda lane: load(rows, spot * self.copies + lane)
+                return lambda lane: load(rows, spot)
+            at = side.at(place.batch, (*rows_outer, own), from_start(k0, along))
+            a = c.evaluator.at(side.value, at)
+            return lambda lane: a
 
         def accumulate(chain: int, i: Expr, j: Expr, lane: Expr, a: Expr, b: Expr) -> Stmt:
             return store(acc, (chain, i, j, lane), c.madd(a, b, load(acc, chain, i, j, lane)))
@@ -329,7 +342,7 @@ class OuterProducts:
                 with c.evaluator.scope() as inside:
                     a = row_element(along, i, side, own)
                     inside += c.vectors(
-                        nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a, load(b, j, lane))]
+                        nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a(lane), load(b, j, lane))]
                     )
                 return inside
 
@@ -349,7 +362,7 @@ class OuterProducts:
             def load_splat(i: Expr, side: Side, own: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
                     a = row_element(along, i, side, own)
-                    inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a)])
+                    inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a(lane))])
                 return inside
 
             def update_column(j: Expr, lane: Expr) -> list[Stmt]:
