@@ -9,11 +9,14 @@ say was measured on Zen 4 and Zen 5, with 128, 256 and 512 bits:
 - Tiles: rows · vectors accumulators, the fewer of splats and vectors, and one that passes by fill the registers (Goto &
   van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008): 6 x 4 of 32 registers, 4 x 3
   of 16. Fewer than `_CHAINS` accumulators wait for each other: then several sets of them take turns along the sum.
-- Without a fused multiply-add the number of instructions binds: wide tiles copy least.
+- Without a fused multiply-add the number of instructions binds: wide tiles copy least, and rows are packed as splats,
+  each element in all lanes: a splat is two instructions there, and its shuffle takes a multiplication's turn.
 - The sum is cut into blocks so that a panel of the columns (block x tile width) stays in the second cache, or in the
   first where few rows need more vectors than the second one gives.
 - Where the rows of a panel lie far apart in memory they crowd into few sets of a cache and into many pages: blocks are
-  short, or the panel is packed, which reads and writes it once more. The same holds for the other operand.
+  short, or the panel is packed: by a copy, which reads and writes it once more, or in passing, by the first tile of
+  rows, which stores what it loads. The same holds for the other operand.
+- What comes from memory is read in its order: prefetched two panels ahead for a few rows, from end to end for one.
 - Dot form (vectors along the sum in both operands) needs no transposed panel, and pays with a tree of shuffles at the
   end of each sum: better for few rows.
 """
@@ -56,6 +59,7 @@ _SHORT_PANEL = (
 _SHORT_SUM = 32  # products of so few terms are bound by their results, which are best stored row after row
 
 _PASSING = 1.0  # slots to store a vector of a panel in passing
+_PASSING_FAR = 2.5  # more, from memory where each is on another page: a copy has more reads under way
 _MASKED = 1.0  # slots more for a vector of some lanes only, where there are no registers for masks
 
 # Columns from memory
@@ -352,6 +356,7 @@ class _OuterForm:
             else:
                 wasted = 1.0 if packing == "transpose" else self._narrow(row_bytes)
                 cost += k * vectors * (_JUMPING if jumps else _STREAMING) * wasted
+                cost += k * vectors * _PASSING_FAR * (jumps and packing == "passing")
         # short pieces of rows come from beyond the second cache for every panel: too short to be foreseen
         if depth < k and depth * bytes_ < _FORESEEN and m * depth * bytes_ > self.second_cache:
             cost += _FAR_SPLAT * m * k * panels
@@ -398,7 +403,10 @@ class _OuterForm:
         # more, where the columns lie; what the first tile packs the others read from the panel
         jump, work = 0.0, 0.0
         if packing in ("none", "passing"):
-            jump = _FAR_JUMP * self._narrow(row_bytes) if self._is_apart(row_bytes) else 0.0
+            if self._is_apart(
+                row_bytes
+            ):  # the panels after it use the rest of a row's lines if they come soon
+                jump = _FAR_JUMP * (1.0 if order == "streams" else self._narrow(row_bytes))
             work += _COMPUTED * self.columns.is_computed
             if self.columns.free_stride != 1 and self.lanes > 1:
                 work += self.lanes
