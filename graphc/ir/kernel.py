@@ -14,7 +14,7 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | barrier
              | call @name(%x[expr, ...], ...; expr, ...)
              | atomic fn %x[expr, ...] = expr
-             | prefetch %x[expr, ...]
+             | prefetch [far] %x[expr, ...]
     expr    := number | %var | load %x[expr, ...] | fn(expr, ...) | cast dtype expr | bitcast dtype expr
              | shuffle(expr, expr; lane, ...) | reduce fn expr | intrinsic "name"(expr, ...) : dtype
 
@@ -32,7 +32,8 @@ Meaning:
   buffer and the loop, not to a target.
 - A ``scratch`` parameter is memory for the kernel's own use: undefined when it starts, of no use when it ends. A kernel
   that it calls sees what is in it.
-- ``prefetch`` says that an element will soon be needed. It changes nothing but time.
+- ``prefetch`` says that an element will soon be needed: now in the nearest cache, ``far``: in the one behind it. It
+  changes nothing but time.
 - Buffers of one kernel never overlap; one that is read and written in place is a single ``inout`` parameter.
 """
 
@@ -254,10 +255,14 @@ class Atomic:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed."""
+    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed.
+
+    `far`: not in the nearest cache, where what is read meanwhile could displace it, but in the one behind it.
+    """
 
     buffer: Buffer
     indices: tuple[Expr, ...]
+    far: bool = False
 
 
 Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch]

@@ -275,7 +275,7 @@ def _head(stmt: Stmt, names: dict[int, str], limit: int | None) -> str:
     if isinstance(stmt, Atomic):
         return f"atomic {stmt.fn} {place(stmt.buffer, stmt.indices)} = {text(stmt.value)}"
     if isinstance(stmt, Prefetch):
-        return f"prefetch {place(stmt.buffer, stmt.indices)}"
+        return f"prefetch {'far ' if stmt.far else ''}{place(stmt.buffer, stmt.indices)}"
     assert isinstance(stmt, Barrier), stmt
     return "barrier"
 

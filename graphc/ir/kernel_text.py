@@ -434,7 +434,9 @@ class _Parser:
         return Atomic(fn, buffer, indices, self.expression())
 
     def prefetch(self) -> Stmt:
-        return Prefetch(*self.place())
+        far = self.accept("far")
+        buffer, indices = self.place()
+        return Prefetch(buffer, indices, far)
 
     def call(self) -> Stmt:
         token = self.token

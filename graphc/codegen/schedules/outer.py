@@ -415,9 +415,12 @@ class OuterProducts:
         return statements + self._results(place, row, column, mr, size, acc)
 
     def prefetch(self, at: tuple[Expr, ...]) -> list[Stmt]:
-        """Fetches an element of the columns, where it is in memory as it is."""
+        """Fetches an element of the columns, where it is in memory as it is.
+
+        Far: rows that lie a power of two apart would push each other out of the first cache.
+        """
         found = self.c.evaluator.source(self.columns.value, at)
-        return [Prefetch(*found)] if found is not None else []
+        return [Prefetch(*found, far=True)] if found is not None else []
 
     def _prefetched_results(self) -> list[Buffer]:
         """What is fetched from memory while the sums are made."""
