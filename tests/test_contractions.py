@@ -10,13 +10,15 @@ import pytest
 
 import graphc
 from graphc.codegen.memory import make_plan
+from graphc.codegen.program import emit_program
 from graphc.codegen.schedules import operands as operands_module
 from graphc.codegen.schedules import tiles
 from graphc.codegen.schedules.blocking import Blocking, blockings
 from graphc.codegen.schedules.tiles import Contraction
 from graphc.codegen.target import Target, host_target, target_from_name
 from graphc.frontend.array import Array
-from graphc.ir.kernel_print import callees, used_buffers
+from graphc.ir.kernel_print import callees, print_kernel, used_buffers
+from graphc.ir.kernel_text import parse_kernel
 from graphc.ir.plan import run_plan, verify_plan
 from graphc.ir.types import f32, f64
 from graphc.passes.fuse import fuse
@@ -155,6 +157,11 @@ def test_what_the_first_rows_read_is_packed_as_they_go() -> None:
     a, b = operands("AB", 8, 512, 512)
     chosen = blocking(FORMS["AB"][0], a, b, target)
     assert (chosen.columns, chosen.tile.rows, chosen.tile.vectors) == ("passing", 4, 3)
+    plan = make_plan(fuse(simplify(graphc.trace(FORMS["AB"][0], a, b))), target)
+    text = print_kernel(plan.kernels[0])
+    assert "prefetch far" in text
+    assert print_kernel(parse_kernel(text)) == text
+    assert "i32 0, i32 2, i32 1)" in emit_program(plan, target)
 
 
 def test_rows_are_splatted_once_where_a_splat_is_slow() -> None:
