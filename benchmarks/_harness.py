@@ -103,6 +103,10 @@ def multiply_add_peak(target: object, rounds: int = 20000) -> tuple[Callable[[],
 
     As many independent sums as hide the latency; a multiply and an add where the target has no fused one. One factor
     is read anew in each round (`volatile`), or the multiplication would be done once, before the loop.
+
+    For each sum its factors stay what they are, as those of a product's tile must: where a multiplication overwrites one
+    (SSE2), a multiply-add is three instructions here, half of the times with a copy and half of the times with a load in
+    its place. A loop with a copy for each of them takes the same time, which is that of issuing six in a cycle.
     """
     import ctypes
 

@@ -35,8 +35,9 @@ from graphc.codegen.target import Target
 _OVERLAP = 0.1  # of the loads' slots is not hidden behind the multiply-adds, or the other way round
 _CHAINS = 8  # multiply-adds under way at once: two a cycle, four cycles each
 _ISSUED = 3.0  # instructions that are issued in a slot
-_SPLAT = 4.0  # instructions that a splat takes the time of, where it takes more than one
+_SPLAT = 2.0  # instructions of a splat, where it is not one
 _SPLATTED = 4.0  # slots to splat an element and to store it
+_SPLAT_PENALTY = 0.1  # of the multiply-adds, where each tile splats what it reads with two instructions
 _MOST_SPLATS = 2  # times the second cache: what they may take
 _COMPUTED = 6.0  # slots for an element or vector that is computed where it is read
 _STORE = 2.0  # slots to finish and store one vector of results
@@ -172,7 +173,7 @@ def _issue(rows: int, vectors: int, fused: bool, splats: bool) -> float:
     """Slots that it takes to issue the instructions of a step; `splats` are read as such.
 
     A multiplication of its own overwrites a factor: every factor but one that passes by for the last time is copied
-    first. Targets of that kind also take two instructions for a splat, one of which takes the turn of a multiplication.
+    first. Targets of that kind also take two instructions for a splat.
     """
     cells = rows * vectors
     if fused:
@@ -368,6 +369,8 @@ class _OuterForm:
             cost += k * panel_rows * (3 + tile.rows * _COMPUTED * self.rows.is_computed)
         if rows == "splats":
             cost += k * m * _SPLATTED
+        elif not self.fused:
+            cost += _SPLAT_PENALTY * m * vectors * k
         if self.accesses * m * n * bytes_ > self.second_cache:  # results come from memory
             cost += _FAR_RESULT * max(0.0, _BEST_RESULT_ROW / row_bytes - 1) * self.accesses * m * vectors
         # results wait in memory between blocks: those of a panel, or all
