@@ -304,7 +304,8 @@ class _Function:
             return  # as many lines as lanes: no hint is worth that
         pointer = self.memory.pointer(stmt.buffer, place)
         kind = self.memory.pointer_type(stmt.buffer)
-        self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
+        locality = 2 if stmt.far else 3
+        self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 {locality}, i32 1)")
 
     def _copy(self, stmt: Copy) -> None:
         if self.transfers.instruction(stmt):

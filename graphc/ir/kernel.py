@@ -14,7 +14,7 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | barrier
              | call @name(%x[expr, ...], ...; expr, ...)
              | atomic fn %x[expr, ...] = expr
-             | prefetch %x[expr, ...]
+             | prefetch [far] %x[expr, ...]
              | copy n %x[expr, ...] = %y[expr, ...] [if expr]
              | commit | wait n
              | exchange "name"(expr, ...) to %x[expr, ...], ...
@@ -35,7 +35,8 @@ Meaning:
   buffer and the loop, not to a target.
 - A ``scratch`` parameter is memory for the kernel's own use: undefined when it starts, of no use when it ends. A kernel
   that it calls sees what is in it.
-- ``prefetch`` says that an element will soon be needed. It changes nothing but time.
+- ``prefetch`` says that an element will soon be needed: now in the nearest cache, ``far``: in the one behind it. It
+  changes nothing but time.
 - ``copy n`` begins to copy n neighbouring elements, or n zeros where its condition is false (which reads nothing).
   ``commit`` closes a group of the thread's copies; after ``wait n`` all but the last n groups are done, for this thread:
   the others need a barrier too. Until then what is copied to is undefined.
@@ -262,10 +263,14 @@ class Atomic:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed."""
+    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed.
+
+    `far`: not in the nearest cache, where what is read meanwhile could displace it, but in the one behind it.
+    """
 
     buffer: Buffer
     indices: tuple[Expr, ...]
+    far: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -288,7 +288,7 @@ def _head(stmt: Stmt, names: dict[int, str], limit: int | None) -> str:
     if isinstance(stmt, Atomic):
         return f"atomic {stmt.fn} {place(stmt.buffer, stmt.indices)} = {text(stmt.value)}"
     if isinstance(stmt, Prefetch):
-        return f"prefetch {place(stmt.buffer, stmt.indices)}"
+        return f"prefetch {'far ' if stmt.far else ''}{place(stmt.buffer, stmt.indices)}"
     if isinstance(stmt, Copy):
         copied = f"copy {stmt.count} {place(stmt.buffer, stmt.indices)} = {place(stmt.source, stmt.source_indices)}"
         return copied if stmt.condition is None else f"{copied} if {text(stmt.condition)}"

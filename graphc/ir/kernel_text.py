@@ -438,7 +438,9 @@ class _Parser:
         return Atomic(fn, buffer, indices, self.expression())
 
     def prefetch(self) -> Stmt:
-        return Prefetch(*self.place())
+        far = self.accept("far")
+        buffer, indices = self.place()
+        return Prefetch(buffer, indices, far)
 
     def copy(self) -> Stmt:
         count = self.integer("a number of elements")
