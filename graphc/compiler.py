@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -34,7 +35,7 @@ from graphc.runtime.executable import aligned_empty, refusal
 
 if TYPE_CHECKING:
     from graphc.checks import CheckedProgram
-    from graphc.codegen.target import Target
+    from graphc.codegen.target import Precision, Target
     from graphc.footprint import Footprint
     from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
@@ -290,6 +291,7 @@ def compile(
     threads: int | None = None,
     name: str | None = None,
     check: str | Sequence[str] = (),
+    precision: Precision = "f32",
 ) -> CompiledFunction:
     """Compiles a function for arguments of these types to one native function.
 
@@ -303,6 +305,8 @@ def compile(
     of a gather or scatter is out of range (and proves the kernels' own accesses); "stages" runs the interpreter of every
     level beside the machine code and raises `MiscompiledError` with the first pass or kernel that differs. Donated
     memory is unchanged where a check fails.
+    `precision` says how exactly a GPU multiplies f32 operands of contractions, on its tensor cores: "tf32", "f16" or "bf16"
+    (sums stay f32); "f32" is exact, and all that a processor has.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
 
     >>> import numpy as np
@@ -328,6 +332,8 @@ def compile(
     with _collector_paused():
         clock = Clock(seconds)
         machine = _target(target)
+        if precision != machine.precision:
+            machine = replace(machine, precision=precision)
         clock("import")
         program: AnyProgram
         if check and machine.has_threads:
