@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
     from graphc.frontend import optim as optim
+    from graphc.frontend import random as random
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
     from graphc.frontend.tracer import trace as trace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import i32 as i32
     from graphc.ir.types import i64 as i64
     from graphc.ir.types import u8 as u8
+    from graphc.ir.types import u32 as u32
     from graphc.ir.verify import verify as verify
     from graphc.training import DivergedError as DivergedError
     from graphc.training import fit as fit
@@ -51,7 +53,9 @@ __version__ = "0.1.0"
 
 # name → where it lives; "module:" is the module itself
 _PLACES = {
-    **dict.fromkeys(("TensorType", "DType", "f64", "f32", "i64", "i32", "u8", "bool_"), "graphc.ir.types"),
+    **dict.fromkeys(
+        ("TensorType", "DType", "f64", "f32", "i64", "i32", "u32", "u8", "bool_"), "graphc.ir.types"
+    ),
     "Graph": "graphc.ir.graph",
     "parse": "graphc.ir.parser",
     "interpret": "graphc.ir.interp",
@@ -69,6 +73,7 @@ _PLACES = {
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",
+    "random": "graphc.frontend.random:",
     "losses": "graphc.frontend.losses:",
 }
 

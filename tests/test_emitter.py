@@ -38,7 +38,7 @@ from graphc.ir.kernel import (
     loop,
     store,
 )
-from graphc.ir.types import DType, bool_, dtype_of, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, dtype_of, f32, f64, i32, i64, u8, u32
 
 RNG = np.random.default_rng(7)
 outer, middle, depth, lane, down, across = (Var(name) for name in "ijklrv")
@@ -77,7 +77,7 @@ def add(x: Expr, y: Expr) -> Expr:
 # Memory
 
 
-@pytest.mark.parametrize("dtype", [f64, f32, i64, i32, u8, bool_], ids=repr)
+@pytest.mark.parametrize("dtype", [f64, f32, i64, i32, u32, u8, bool_], ids=repr)
 @pytest.mark.parametrize("lanes", [1, 3, 16])
 def test_copies_every_dtype_in_every_width(dtype: DType, lanes: int) -> None:
     x = numbers(4, lanes, dtype=dtype)

@@ -12,7 +12,7 @@ from graphc.ir.kernel_interp import INTRINSICS, run_kernel
 from graphc.ir.kernel_text import parse_kernel, print_kernel
 from graphc.ir.kernel_verify import verify_kernel
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
-from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
 
 NAN, INF = np.nan, np.inf
 
@@ -72,7 +72,9 @@ def legal(fn: str, dtype: DType) -> bool:
     return True
 
 
-CASES = [(fn, dtype) for fn in PRIMITIVES for dtype in (f64, f32, i64, i32, u8, bool_) if legal(fn, dtype)]
+CASES = [
+    (fn, dtype) for fn in PRIMITIVES for dtype in (f64, f32, i64, i32, u32, u8, bool_) if legal(fn, dtype)
+]
 
 
 @pytest.mark.parametrize(("fn", "dtype"), CASES, ids=[f"{fn}-{dtype}" for fn, dtype in CASES])
@@ -105,7 +107,7 @@ def test_single_precision_stays_single() -> None:
     assert out[0] == 0
 
 
-@pytest.mark.parametrize("to", [f64, f32, i64, i32, u8, bool_], ids=repr)
+@pytest.mark.parametrize("to", [f64, f32, i64, i32, u32, u8, bool_], ids=repr)
 def test_casts_truncate_saturate_and_wrap(to: DType) -> None:
     for source, numbers in ((f32, NUMBERS["float"]), (i64, [0, -1, 255, 256, 2**33, -(2**63)])):
         x = np.array(numbers, source.numpy)

@@ -44,7 +44,7 @@ from graphc.ir.kernel import (
 from graphc.ir.kernel_print import MAX_BLOCKS, kernel_lines
 from graphc.ir.kernel_text import parse_kernel, parse_kernels, print_expr, print_kernel
 from graphc.ir.scalar import PRIMITIVES, Number
-from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
 
 Tree = tuple[object, ...]
 
@@ -238,12 +238,13 @@ LEAVES = st.one_of(
     st.integers(-(2**63), 2**63 - 1).map(lambda v: Const(i64, v)),
     st.integers(-(2**31), 2**31 - 1).map(lambda v: Const(i32, v)),
     st.integers(0, 255).map(lambda v: Const(u8, v)),
+    st.integers(0, 2**32 - 1).map(lambda v: Const(u32, v)),
     st.booleans().map(lambda v: Const(bool_, v)),
 )
 
 
 def larger(parts: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
-    dtypes = st.sampled_from([f32, f64, i32, i64, u8, bool_])
+    dtypes = st.sampled_from([f32, f64, i32, i64, u32, u8, bool_])
     name = st.text(max_size=4)
     return st.one_of(
         *(

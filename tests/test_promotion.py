@@ -11,9 +11,9 @@ import pytest
 from graphc.errors import DTypeError
 from graphc.frontend.promotion import as_dtype, as_weak, default_int, promote_types, result_type
 from graphc.frontend.tracer import trace
-from graphc.ir.types import DType, bool_, dtype_of, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, dtype_of, f32, f64, i32, i64, u8, u32
 
-TYPES = (f64, f32, i64, i32, u8, bool_)
+TYPES = (f64, f32, i64, i32, u32, u8, bool_)
 LINE = re.escape(__file__) + r":\d+: "
 
 

@@ -18,7 +18,7 @@ from graphc.ir.graph import Builder, Graph, Node, Value
 from graphc.ir.interp import interpret
 from graphc.ir.loc import Loc
 from graphc.ir.parser import parse
-from graphc.ir.types import DType, TensorType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, TensorType, bool_, f32, f64, i32, i64, u8, u32
 from graphc.ir.verify import verify
 from graphc.passes.rewrite import Outcome, Rewriter, apply, rewrite
 from graphc.passes.simplify import RULES, holds_all, simplify
@@ -129,8 +129,8 @@ def test_what_would_change_a_number_or_a_layout_is_left_alone(graph: Graph) -> N
     assert simplify(graph) == graph
 
 
-@pytest.mark.parametrize("narrow", [bool_, u8, i32, i64, f32, f64], ids=repr)
-@pytest.mark.parametrize("wide", [bool_, u8, i32, i64, f32, f64], ids=repr)
+@pytest.mark.parametrize("narrow", [bool_, u8, u32, i32, i64, f32, f64], ids=repr)
+@pytest.mark.parametrize("wide", [bool_, u8, u32, i32, i64, f32, f64], ids=repr)
 def test_holds_all_is_what_the_extreme_values_say(wide: DType, narrow: DType) -> None:
     """A type holds another's values if those with the most bits come back unchanged."""
     if narrow is bool_:

@@ -32,7 +32,7 @@ for dtype in sorted(target.dtypes, key=repr):
     x, y, z = (Buffer(n, dtype, (64,)) for n in "xyz")
     p = Buffer("p", DTYPES["i64"], (64,))
     at = I * lanes + L
-    operands = (load(x, at), load(y, at), load(z, at))
+    operands = (load(x, at), load(y, at), load(z, at), load(x, at))
 
     def kernel(name, expr):
         out = Buffer("out", expr.dtype, (64,), access="out")
@@ -52,7 +52,7 @@ for dtype in sorted(target.dtypes, key=repr):
     for primitive in PRIMITIVES.values():
         args = operands[: primitive.arity]
         if primitive.name == "select":
-            args = (Apply("lt", operands[:2]), *operands[1:])
+            args = (Apply("lt", operands[:2]), *operands[1:3])
         candidate = kernel(primitive.name, Apply(primitive.name, args))
         try:
             emit_kernels([candidate], target)

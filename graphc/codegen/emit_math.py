@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.codegen.emit_writer import Operation, Value, Writer
+from graphc.ir import scalar, threefry
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
-from graphc.ir.types import bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import bool_, f32, f64, i32, i64, u8, u32
 
 if TYPE_CHECKING:
     from graphc.ir.types import DType
@@ -102,7 +103,7 @@ def _sign(w: Writer, args: Sequence[Value]) -> Value:
     zero, one = _zero(w, x), w.const(x.dtype, 1, x.lanes)
     if x.dtype is bool_:
         raise _refuse(w, "sign", x.dtype)
-    if x.dtype is u8:
+    if x.dtype.kind == "uint":
         return w.select(w.compare("ne", x, zero), one, zero)
     less, more = ("olt", "ogt") if x.dtype.is_float else ("slt", "sgt")
     rest = zero
@@ -318,9 +319,7 @@ def _not(w: Writer, args: Sequence[Value]) -> Value:
     (x,) = args
     if x.dtype.is_float:
         raise _refuse(w, "not", x.dtype)
-    return w.binary(
-        "xor", x, w.const(x.dtype, 1 if x.dtype is bool_ else -1 if x.dtype.kind == "int" else 255)
-    )
+    return w.binary("xor", x, w.const(x.dtype, -1 if x.dtype.kind == "int" else 2**x.dtype.bits - 1))
 
 
 def _shift(w: Writer, args: Sequence[Value], left: bool) -> Value:
@@ -337,6 +336,22 @@ def _shift(w: Writer, args: Sequence[Value], left: bool) -> Value:
         return w.binary(opcode, x, w.select(inside, y, w.const(x.dtype, x.dtype.bits - 1, x.lanes)))
     shifted = w.binary(opcode, x, w.select(inside, y, _zero(w, x)))
     return w.select(inside, shifted, _zero(w, x))
+
+
+_RANDOM_WORDS = threefry.block(*map(scalar.arg, range(4)))
+
+
+def _threefry(word: int) -> Operation:
+    def emit(w: Writer, args: Sequence[Value]) -> Value:
+        if args[0].dtype is not u32:
+            raise _refuse(w, f"threefry{word}", args[0].dtype)
+
+        def of_node(node: scalar.Scalar, values: list[Value]) -> Value:
+            return w.const(u32, node.value) if node.fn == "const" else apply(w, node.fn, values)
+
+        return scalar.fold(_RANDOM_WORDS[word], lambda node: args[int(node.value)], of_node)
+
+    return emit
 
 
 def _select(w: Writer, args: Sequence[Value]) -> Value:
@@ -376,6 +391,8 @@ _OPERATIONS: dict[str, Operation] = {
     "not": _not,
     "shl": lambda w, args: _shift(w, args, True),
     "shr": lambda w, args: _shift(w, args, False),
+    "threefry0": _threefry(0),
+    "threefry1": _threefry(1),
     "select": _select,
 }
 
@@ -404,6 +421,8 @@ def cast(w: Writer, x: Value, dtype: DType) -> Value:
         if (f"to {dtype.name}", source) in w.target.outlined:
             return _from_long(w, x, dtype)
         return w.convert("sitofp" if source.kind == "int" else "uitofp", x, dtype)
+    if dtype.bits == source.bits:  # the same bits, signed and unsigned
+        return x._replace(dtype=dtype)
     if dtype.bits < source.bits:
         return w.convert("trunc", x, dtype)
     return w.convert("sext" if source.kind == "int" else "zext", x, dtype)
@@ -411,7 +430,10 @@ def cast(w: Writer, x: Value, dtype: DType) -> Value:
 
 def _float_to_integer(w: Writer, x: Value, dtype: DType) -> Value:
     source, lanes = x.dtype, x.lanes
-    lowest, highest = (0, 255) if dtype is u8 else (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1)
+    signed = dtype.kind == "int"
+    lowest, highest = (
+        (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1) if signed else (0, 2**dtype.bits - 1)
+    )
     # Both bounds are powers of two, or small: exact in every float type. The conversion of what lies outside is
     # undefined in LLVM, so 0 takes its place; NaN stays 0.
     below = w.compare("ole", x, w.const(source, float(lowest), lanes))
@@ -424,7 +446,7 @@ def _float_to_integer(w: Writer, x: Value, dtype: DType) -> Value:
     elif (f"from {source.name}", dtype) in w.target.outlined:
         number = _to_long(w, safe)
     else:
-        number = w.convert("fptosi", safe, dtype)
+        number = w.convert("fptosi" if signed else "fptoui", safe, dtype)
     number = w.select(below, w.const(dtype, lowest, lanes), number)
     return w.select(above, w.const(dtype, highest, lanes), number)
 

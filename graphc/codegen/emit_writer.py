@@ -17,7 +17,7 @@ from graphc.ir.scalar import Number
 from graphc.ir.types import DType, bool_, i64
 
 _FENCE, _ROUNDS = "llvm.arithmetic.fence", 2
-_TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u8": "i8", "bool": "i1"}
+_TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u32": "i32", "u8": "i8", "bool": "i1"}
 
 
 class Value(NamedTuple):

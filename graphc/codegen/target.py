@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 from graphc.config import config
 from graphc.errors import TargetError
-from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
 
 Native = frozenset[tuple[str, DType]]
 # How exactly f32 operands are multiplied (sums are f32 always); all but the first one are for tensor cores.
@@ -26,7 +26,7 @@ Precision = Literal["f32", "tf32", "f16", "bf16"]
 
 _SERIAL: Mapping[str, tuple[str, ...]] = MappingProxyType({"parallel": (), "block": (), "thread": ()})
 _FLAT: Mapping[str, int] = MappingProxyType({"global": 0, "stack": 0, "shared": 0})
-_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u8, bool_))
+_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u32, u8, bool_))
 _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )

@@ -171,6 +171,18 @@ class Array:
     def __rxor__(self, other: ArrayLike) -> Array:
         return F.bitwise_xor(other, self)
 
+    def __lshift__(self, other: ArrayLike) -> Array:
+        return F.bitwise_left_shift(self, other)
+
+    def __rlshift__(self, other: ArrayLike) -> Array:
+        return F.bitwise_left_shift(other, self)
+
+    def __rshift__(self, other: ArrayLike) -> Array:
+        return F.bitwise_right_shift(self, other)
+
+    def __rrshift__(self, other: ArrayLike) -> Array:
+        return F.bitwise_right_shift(other, self)
+
     def __neg__(self) -> Array:
         return F.negative(self)
 

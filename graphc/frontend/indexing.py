@@ -19,7 +19,7 @@ from graphc.errors import DTypeError, ShapeError, TraceError
 from graphc.frontend.array import Array, ArrayLike, Index
 from graphc.frontend.calls import Call
 from graphc.ir.graph import Dense, Value
-from graphc.ir.types import TensorType, bool_, i32, i64, u8
+from graphc.ir.types import TensorType, bool_, i32, i64
 
 Item = int | slice | Array | np.ndarray | EllipsisType | None
 
@@ -216,8 +216,8 @@ def _indices(call: Call, array: Array | np.ndarray, n: int) -> Value:
         counted = np.where(array < 0, array + n, array).astype(np.int32 if n < 2**31 else np.int64)
         return call.value(counted)
     value = call.trace.lift(array)
-    if value.dtype is u8:
-        return call.cast(value, i32)
+    if value.dtype.kind == "uint":
+        return call.cast(value, i32 if value.dtype.bits < 32 else i64)
     if value.dtype not in (i32, i64):
         raise call.error(DTypeError, f"expected integer indices, got {value.dtype.name}")
     negative = call.build.lt(value, call.build.splat(0, value.type))

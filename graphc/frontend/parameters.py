@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ArgumentError
+from graphc.frontend import functions as F
+from graphc.frontend.array import Array
 from graphc.frontend.init import Initializer, draw
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
@@ -74,6 +76,12 @@ class Parameter:
                 self._values = values
             else:
                 np.copyto(self._values, values)
+
+    def traced(self, key: Array, stream: int) -> Array:
+        """The first values inside a graph, drawn from a traced key; a parameter that was made of values has those."""
+        if self.initializer is not None:
+            return draw(self.initializer, key, self.type.shape, self.type.dtype, stream)
+        return F.asarray(self.array)
 
     def assign(self, values: np.ndarray) -> None:
         """Copies values of the same type in; raises `ArgumentError` where the type is another."""

@@ -45,7 +45,7 @@ from graphc.ir.kernel import (
 from graphc.ir.kernel_bounds import Space
 from graphc.ir.kernel_print import MAX_BLOCKS, callees, kernel_lines, operands, postorder
 from graphc.ir.scalar import PRIMITIVES
-from graphc.ir.types import DType, bool_, i64
+from graphc.ir.types import DType, bool_, i64, u32
 
 REDUCIBLE = ("add", "mul", "min", "max", "and", "or")
 ATOMIC = ("add", "min", "max")
@@ -53,6 +53,7 @@ COPIED_BYTES = (4, 8, 16)  # that a copy may have
 _ANY = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "min", "max", "select"})
 _BITS = frozenset({"and", "or", "xor", "not"})
 _SHIFTS = frozenset({"shl", "shr"})
+_WORDS = frozenset({"threefry0", "threefry1"})
 _FLOATS = frozenset({"div", "sqrt"}) | {name for name, p in PRIMITIVES.items() if p.transcendental}
 _BINDINGS = ("serial", "unroll", "vector", "parallel", "block", "thread")
 _LOCAL = ("reg", "stack", "shared")
@@ -102,6 +103,8 @@ def data_type_problem(fn: str, dtype: DType) -> str:
         return "" if dtype.is_integer or dtype is bool_ else "integers or bools"
     if fn in _SHIFTS:
         return "" if dtype.is_integer else "integers"
+    if fn in _WORDS:
+        return "" if dtype is u32 else "u32"
     if fn in _FLOATS:
         return "" if dtype.is_float else "floats"
     return "numbers" if dtype is bool_ else ""

@@ -16,7 +16,7 @@ import numpy as np
 from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir import scalar
 from graphc.ir.scalar import PRIMITIVES, SCALARS, Scalar
-from graphc.ir.types import DTYPES, DType, TensorType, bool_, f32, f64, i32, i64, u8
+from graphc.ir.types import DTYPES, DType, TensorType, bool_, f32, f64, i32, i64, u8, u32
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Builder, Graph, Node, Value
@@ -86,7 +86,7 @@ def register(op: OpDef) -> OpDef:
 
 
 FLOATS = (f64, f32)
-INTEGERS = (i64, i32, u8)
+INTEGERS = (i64, i32, u32, u8)
 NUMBERS = FLOATS + INTEGERS
 ANY = (*NUMBERS, bool_)
 LOGIC = (bool_, *INTEGERS)
@@ -223,7 +223,7 @@ def _template(name: str, tree: Scalar, arity: int) -> str:
     """The LaTeX of an op that states none: its primitive's, or its expression's."""
     if tree.fn == name:
         return PRIMITIVES[name].latex
-    return scalar.to_latex(tree, ["{0}", "{1}", "{2}"][:arity], latex_of)
+    return scalar.to_latex(tree, ["{0}", "{1}", "{2}", "{3}"][:arity], latex_of)
 
 
 def expression_of(name: str) -> Scalar | None:

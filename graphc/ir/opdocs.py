@@ -22,13 +22,14 @@ Generated from the registry by `python -m graphc.ir.opdocs > docs/ops.md`: do no
 
 A *pointwise* op states the diagonal of its Jacobian for each operand: the cotangent is multiplied with it element by
 element. Any other differentiable op states its *adjoint*, made of registered ops. Either way a derivative can be
-differentiated again. Operands are called $x$, $y$, $z$ (of `select`: $c$, $x$, $y$) and the result $r$; $[x < y]$ is the
+differentiated again. Operands are called $x$, $y$, $z$, $w$ (of `select`: $c$, $x$, $y$) and the result $r$; $[x < y]$ is the
 truth of what stands in brackets. Constants are weak: they take the type of what they are combined with.
 """
 
 _KINDS = (
     ("pointwise", "Pointwise", "One result element from one element of each operand; the shapes are equal."),
     ("reduction", "Reductions", "Elements along axes are joined into one; the axes are dropped."),
+    ("cumulative", "Cumulative", "A value is carried along an axis, from each element to the next."),
     ("contraction", "Contraction", "Products summed over pairs of axes."),
     ("view", "Views", "Elements are moved, repeated, left out or put between; none is computed."),
     ("gather", "Indexing", "Reading and adding at computed indices."),
@@ -128,7 +129,7 @@ def operand_names(op: OpDef) -> tuple[str, ...]:
         return ("c", "x", "y")
     if op.arity is None:
         return (r"x_1, \dots, x_n",)
-    return ("x", "y", "z")[: op.arity]
+    return ("x", "y", "z", "w")[: op.arity]
 
 
 def formula(op: OpDef) -> str:

@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from graphc.ir import threefry
 from graphc.ir.types import DType
 
 Number = int | float | bool
@@ -153,6 +154,13 @@ def _table() -> dict[str, Primitive]:
     add("not", 1, np.invert, r"\neg {0}")
     add("shl", 2, np.left_shift, r"{0} \ll {1}")
     add("shr", 2, np.right_shift, r"{0} \gg {1}")  # arithmetic for signed, logical for unsigned
+    for word in (0, 1):
+        add(
+            f"threefry{word}",
+            4,
+            lambda *words, word=word: threefry.block(*words)[word],
+            rf"\operatorname{{{{threefry}}}}_{word}\left({{0}}, {{1}}; {{2}}, {{3}}\right)",
+        )
     add("select", 3, np.where, r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}")
     for name, fn, latex in (
         ("exp", np.exp, "e^{{{0}}}"),
@@ -168,16 +176,30 @@ def _table() -> dict[str, Primitive]:
         ),
         ("sin", np.sin, r"\sin\left({0}\right)"),
         ("cos", np.cos, r"\cos\left({0}\right)"),
+        ("tan", np.tan, r"\tan\left({0}\right)"),
+        ("asin", np.arcsin, r"\arcsin\left({0}\right)"),
+        ("acos", np.arccos, r"\arccos\left({0}\right)"),
+        ("atan", np.arctan, r"\arctan\left({0}\right)"),
+        ("sinh", np.sinh, r"\sinh\left({0}\right)"),
+        ("cosh", np.cosh, r"\cosh\left({0}\right)"),
+        ("asinh", np.arcsinh, r"\operatorname{{arsinh}}\left({0}\right)"),
+        ("acosh", np.arccosh, r"\operatorname{{arcosh}}\left({0}\right)"),
+        ("atanh", np.arctanh, r"\operatorname{{artanh}}\left({0}\right)"),
+        ("log10", np.log10, r"\log_{{10}}\left({0}\right)"),
+        ("cbrt", np.cbrt, r"\sqrt[3]{{{0}}}"),
         ("tanh", np.tanh, r"\tanh\left({0}\right)"),
         ("sigmoid", _sigmoid, r"\sigma\left({0}\right)"),
         ("erf", erf_numpy, r"\operatorname{{erf}}\left({0}\right)"),
     ):
         add(name, 1, fn, latex, lowered=True)
+    add("atan2", 2, np.arctan2, r"\operatorname{{atan2}}\left({0}, {1}\right)", lowered=True)
     add("pow", 2, np.power, "{0}^{{{1}}}", lowered=True)
     return {row.name: row for row in rows}
 
 
 PRIMITIVES = _table()
+# What costs more than a load, besides transcendentals.
+COSTLY = frozenset({"div", "sqrt", "floordiv", "mod", "threefry0", "threefry1"})
 
 
 @dataclass(frozen=True, eq=False)

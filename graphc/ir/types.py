@@ -97,6 +97,7 @@ f64 = DType("f64", "float", 64, "float64")
 f32 = DType("f32", "float", 32, "float32")
 i64 = DType("i64", "int", 64, "int64")
 i32 = DType("i32", "int", 32, "int32")
+u32 = DType("u32", "uint", 32, "uint32")
 u8 = DType("u8", "uint", 8, "uint8")
 bool_ = DType("bool", "bool", 1, "bool")
 # Declared so that files and errors can name them; their arithmetic is not there yet.
@@ -105,10 +106,9 @@ f16 = DType("f16", "float", 16, "float16", compiled=False)
 i16 = DType("i16", "int", 16, "int16", compiled=False)
 i8 = DType("i8", "int", 8, "int8", compiled=False)
 u16 = DType("u16", "uint", 16, "uint16", compiled=False)
-u32 = DType("u32", "uint", 32, "uint32", compiled=False)
 u64 = DType("u64", "uint", 64, "uint64", compiled=False)
 
-DTYPES = {t.name: t for t in (f64, f32, i64, i32, u8, bool_, bf16, f16, i16, i8, u16, u32, u64)}
+DTYPES = {t.name: t for t in (f64, f32, i64, i32, u32, u8, bool_, bf16, f16, i16, i8, u16, u64)}
 _BY_NUMPY = {t.numpy_name: t for t in DTYPES.values()}
 
 

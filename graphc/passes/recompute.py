@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.scalar import PRIMITIVES
+from graphc.ir.scalar import COSTLY, PRIMITIVES
 
 _LONGEST_CHAIN = 4  # cheap nodes: they take as long as to store and to load a vector in the second cache
 _LARGEST_REGION = 400  # nodes
@@ -30,15 +30,11 @@ _NODES_AT_ONCE = 100  # computed again before regions' sizes are looked at anew
 
 
 def is_cheap(node: Node) -> bool:
-    """True of pointwise nodes without transcendentals or divisions: computing them again costs less than a load."""
+    """True of pointwise nodes without transcendentals, divisions and the like: computing them again costs less than a load."""
     if "pointwise" not in node.op.traits:
         return False
     name = node.op.name
-    return (
-        name in PRIMITIVES
-        and not PRIMITIVES[name].transcendental
-        and name not in ("div", "sqrt", "floordiv", "mod")
-    )
+    return name in PRIMITIVES and not PRIMITIVES[name].transcendental and name not in COSTLY
 
 
 def recompute(graph: Graph) -> Graph:

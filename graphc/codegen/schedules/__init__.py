@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from graphc.codegen.schedules.contract import schedule_contract
+from graphc.codegen.schedules.cumulative import schedule_cumulative
 from graphc.codegen.schedules.gpu import THREAD_SCHEDULES
 from graphc.codegen.schedules.map_ import schedule_map
 from graphc.codegen.schedules.reduce import schedule_reduce
@@ -25,6 +26,7 @@ SCHEDULES: dict[str, Schedule] = {
     "reduce": schedule_reduce,
     "contract": schedule_contract,
     "scatter": schedule_scatter,
+    "cumulative": schedule_cumulative,
 }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import Apply, Buffer, Cast, Expr, Load, Stmt, store
-from graphc.ir.scalar import PRIMITIVES
+from graphc.ir.scalar import COSTLY, PRIMITIVES
 
 
 @dataclass(eq=False)
@@ -108,7 +108,7 @@ def accumulate(
 def is_expensive(node: Node) -> bool:
     """True of what costs more than a store and a load: transcendentals, divisions, roots, gathers."""
     name = node.op.name
-    if name in ("div", "sqrt", "floordiv", "mod", "gather"):
+    if name in COSTLY or name == "gather":
         return True
     primitive = PRIMITIVES.get(name)
     return "pointwise" in node.op.traits and (primitive is None or primitive.transcendental)
