@@ -7,6 +7,7 @@ the text needs no optimiser.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ from graphc.ir.kernel import (
 from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
 
+_LONE_WARP_REGISTERS = 168  # of a thread: twelve blocks of one warp fit a multiprocessor
 _ATOMICS = {
     "float": {"add": "fadd", "min": "fminimum", "max": "fmaximum"},
     "int": {"add": "add", "min": "min", "max": "max"},
@@ -182,7 +184,11 @@ class _Function:
         self._block(self.kernel.body)
         attributes = f'nounwind "no-builtins" {self.target.function_attributes}'.rstrip()
         if self.launched:
-            attributes += ' "nvvm.reqntid"="' + ",".join(map(str, launch_of(self.kernel).block)) + '"'
+            block = launch_of(self.kernel).block
+            attributes += ' "nvvm.reqntid"="' + ",".join(map(str, block)) + '"'
+            if self.target.device is not None and math.prod(block) <= self.target.device.warp:
+                # of so small a block the assembler rather spills a little than take the registers that there are
+                attributes += f' "nvvm.maxnreg"="{_LONE_WARP_REGISTERS}"'
         linkage = f"{self.linkage} " if self.linkage else ""
         convention = self.target.entry_convention if self.launched else ""
         head = (

@@ -177,7 +177,9 @@ class _Writer:
         clamp = (32 - width) << 8 | (0 if mode == "up" else 31)
         distance = self.number(0, 31)
         call = f'intrinsic "llvm.nvvm.shfl.sync.{mode}.{kind}"(-1:i32, {self.expression(kind)}, {distance}:i32, {clamp}:i32)'
-        self.line(f"store {self.cell(kind)} = {call} : {kind}")
+        given = self.name("given")
+        self.line(f"let {given}: {kind} = {call} : {kind}")
+        self.line(f"store {self.cell(kind)} = {given}")
 
     def tree(self) -> None:
         """A sum over the block, level by level."""

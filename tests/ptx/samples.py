@@ -80,7 +80,8 @@ kernel @block_sum(%x: f32[{rows},{columns}] in, %y: f32[{rows}] out) {{
 def warp_max(rows: int, columns: int) -> Sample:
     """The maximum of each row by one warp: shuffles instead of shared memory."""
     steps = "\n".join(
-        f'      store %m[0] = max(load %m[0], intrinsic "{WARP_SUM}"(-1:i32, load %m[0], {d}:i32, 31:i32) : f32)'
+        f'      let %other{d}: f32 = intrinsic "{WARP_SUM}"(-1:i32, load %m[0], {d}:i32, 31:i32) : f32\n'
+        f"      store %m[0] = max(load %m[0], %other{d})"
         for d in (16, 8, 4, 2, 1)
     )
     return Sample(

@@ -73,14 +73,17 @@ def collapse_contraction(region: Graph) -> Graph:
 
 def absorb_reshapes(region: Graph) -> Graph:
     """The region whose inputs have the shapes that they are read in, where that is one other shape for all readers."""
-    shapes: dict[Value, set[tuple[int, ...] | None]] = {}
+    shapes: dict[Value, set[tuple[int, ...]]] = {}
     for node in region.nodes:
         for value in node.operands:
-            shapes.setdefault(value, set()).add(node.type.shape if node.op.name == "reshape" else None)
+            shape = node.type.shape if node.op.name == "reshape" else value.shape
+            shapes.setdefault(value, set()).add(shape)
     absorbed = {
-        v: next(iter(shapes[v]))
+        v: shape
         for v in region.inputs
-        if v not in region.outputs and len(shapes.get(v, ())) == 1 and None not in shapes[v]
+        if v not in region.outputs and len(shapes.get(v, ())) == 1
+        for shape in shapes[v]
+        if shape != v.shape
     }
     if not absorbed:
         return region

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DeviceError
+from graphc.runtime.cuda import dlpack
 from graphc.runtime.cuda.driver import Driver, driver
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Device:
 
     def allocate(self, size: int) -> Block:
         """So many bytes of the device's memory; raises `CudaError` where there are not enough."""
+        dlpack.sweep()
         if not size:
             return Block(self, 0, 0)
         with self.active():

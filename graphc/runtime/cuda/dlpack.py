@@ -7,6 +7,7 @@ memory. Layouts: dlpack.h 1.0 (DLManagedTensorVersioned, and DLManagedTensor, wh
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, py_object
@@ -49,7 +50,6 @@ _LAYOUTS: dict[bytes, type[_Managed | _ManagedVersioned]] = {
     b"dltensor_versioned": _ManagedVersioned,
 }
 _Deleter = ctypes.CFUNCTYPE(None, c_void_p)
-_Destructor = ctypes.CFUNCTYPE(None, c_void_p)
 
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype, _new_capsule.argtypes = py_object, (c_void_p, c_char_p, c_void_p)
@@ -60,26 +60,42 @@ _pointer_of.restype, _pointer_of.argtypes = c_void_p, (py_object, c_char_p)
 _rename = ctypes.pythonapi.PyCapsule_SetName
 _rename.restype, _rename.argtypes = ctypes.c_int, (py_object, c_char_p)
 
-# The same of a capsule that is being destroyed: no new reference to it may be made.
-_is_capsule_at = ctypes.PYFUNCTYPE(ctypes.c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
-_pointer_at = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
-
-# What is lent to other libraries, by the address of its struct, until they call its deleter.
-_LENT: dict[int, tuple[object, ...]] = {}
-
-
-def _forget(address: int) -> None:
-    _LENT.pop(address, None)
+# Who is done with a tensor calls its deleter, in any thread and in the middle of anything: a Python callback would run
+# while an error is being raised, and lose it. So the deleter is a C function that writes where it is told and does nothing
+# else: time(&t). What it has marked is given up by `sweep`.
+_MARK = ctypes.cast(
+    (ctypes.cdll.ucrtbase._time64 if sys.platform == "win32" else ctypes.CDLL(None).time), c_void_p
+)
 
 
-def _end(capsule: int) -> None:
-    """A capsule that nobody took (who takes one renames it) still owns its tensor."""
-    for name in _LAYOUTS:
-        if _is_capsule_at(capsule, name):
-            _LENT.pop(_pointer_at(capsule, name), None)
+class _Loan(NamedTuple):
+    """What another library has, or may still take from a capsule."""
+
+    managed: _Managed | _ManagedVersioned
+    first: int  # the struct's first word, until it is marked
+    capsule: object
+    keep: tuple[object, ...]
 
 
-_DELETER, _DESTRUCTOR = _Deleter(_forget), _Destructor(_end)
+_LENT: dict[int, _Loan] = {}
+
+
+def sweep() -> None:
+    """Gives up what its takers are done with, and what was in capsules that ended without one."""
+    for place, loan in list(_LENT.items()):
+        unused = any(_is_capsule(loan.capsule, name) for name in _LAYOUTS)
+        alone = unused and sys.getrefcount(loan.capsule) <= _ALONE
+        if alone or c_uint64.from_address(place).value != loan.first:
+            del _LENT[place]
+
+
+def _references_of_one_holder() -> int:
+    """What `sweep` counts of a capsule that nobody else has."""
+    loan = _Loan(_Managed(), 0, object(), ())
+    return sys.getrefcount(loan.capsule)
+
+
+_ALONE = _references_of_one_holder()
 
 
 def lend(
@@ -100,13 +116,14 @@ def lend(
     managed.tensor = _Tensor(
         address, CUDA, device, len(shape), _CODES[dtype.kind], 8 * dtype.itemsize, 1, extents, strides, 0
     )
-    managed.deleter = ctypes.cast(_DELETER, c_void_p).value
+    managed.deleter = _MARK.value
     if isinstance(managed, _ManagedVersioned):
         managed.version = _Version(1, 0)
         managed.flags = _READ_ONLY if read_only else 0
+    sweep()
     place = ctypes.addressof(managed)
-    _LENT[place] = (owner, managed, extents, strides)
-    capsule: object = _new_capsule(place, name, ctypes.cast(_DESTRUCTOR, c_void_p))
+    capsule: object = _new_capsule(place, name, None)
+    _LENT[place] = _Loan(managed, c_uint64.from_address(place).value, capsule, (owner, extents, strides))
     return capsule
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from ctypes import c_uint64, c_void_p
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from graphc.runtime.cuda.arrays import DeviceArray, check_argument, empty, is_on
 from graphc.runtime.cuda.devices import Block, Device, Event, device, pinned_empty
 from graphc.runtime.cuda.driver import CudaError, Driver
 from graphc.runtime.cuda.modules import Module, kernel_name, load_module
+from graphc.runtime.executable import aligned_empty
 from graphc.runtime.launches import Launch, LaunchTable, Place, array_bytes
 
 _RELAXED = (
@@ -35,6 +36,7 @@ _WAITS_FOR_EACH = 3  # GRAPHC_DEBUG from which on each kernel is waited for
 _NO_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 Array = np.ndarray | DeviceArray
+_Hosts = list[tuple[int, np.ndarray]]  # arrays on the host, with their numbers among the inputs or outputs
 
 
 class CudaExecutable:
@@ -74,18 +76,16 @@ class CudaExecutable:
         """
         inputs = self._accepted(arrays, copy=True)
         with self._lock:
-            call = self._own_call
-            call.place(inputs, self.outputs_for(inputs))
+            call, outputs = self._own_call, self.outputs_for(inputs)
+            read, written = call.place(inputs, outputs)
             with self.device.active():
-                for index, host in call.hosts_in:
+                for index, host in read:
                     self.device.upload(call.address_of_input(index), host)
                 call.launch()
-                for index, host in call.hosts_out:
+                for index, host in written:
                     self.device.download(host, call.address_of_output(index))
-                if call.hosts_in or call.hosts_out:
+                if read or written:
                     self._synchronize()
-            outputs = call.outputs
-            call.forget()
         return outputs
 
     def outputs_for(self, inputs: Sequence[Array]) -> list[Array]:
@@ -95,7 +95,7 @@ class CudaExecutable:
             return [
                 inputs[self._donors[j]]
                 if j in self._donors
-                else np.empty(a.shape, a.dtype)
+                else aligned_empty(a.shape, a.dtype)
                 if on_host
                 else empty(a.shape, a.dtype, self.device)
                 for j, a in enumerate(self.info.outputs)
@@ -161,8 +161,27 @@ class CudaExecutable:
 
     # ------------------------------------------------------------------------------------------------------ errors
 
-    def _memory_named(self) -> _MemoryNamed:
-        return _MemoryNamed(self)
+    @contextmanager
+    def _memory_named(self) -> Iterator[None]:
+        """Where the device's memory runs out, the error says how many bytes the program needs, and for what."""
+        try:
+            yield
+        except CudaError as error:
+            if error.name == _NO_MEMORY:
+                raise self._not_enough_memory() from None
+            raise
+
+    def _not_enough_memory(self) -> CudaError:
+        table, where = self.table, self.device
+        inputs, outputs = (sum(map(array_bytes, arrays)) for arrays in (self.info.inputs, self.info.outputs))
+        shared = sum(array_bytes(self.info.inputs[i]) for i, _ in self.info.donated)
+        total = table.arena_bytes + len(table.constants) + inputs + outputs - shared
+        return CudaError(
+            f"{self.info.name}: expected {total:,} bytes of memory on {where!r} (arena {table.arena_bytes:,}, constants "
+            f"{len(table.constants):,}, inputs {inputs:,}, outputs {outputs:,}, of which donated {shared:,}), got "
+            f"{where.free_bytes():,} free of {where.total_bytes:,}: free device arrays, or use a smaller batch",
+            _NO_MEMORY,
+        )
 
     def _synchronize(self) -> None:
         try:
@@ -180,34 +199,6 @@ def _uses(arrays: Iterable[tuple[Array, str, bool]]) -> list[Use]:
     return found
 
 
-class _MemoryNamed:
-    """Where the device's memory runs out, the error says how many bytes the program needs, and for what."""
-
-    def __init__(self, executable: CudaExecutable) -> None:
-        self._executable = executable
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CudaError) and error.name == _NO_MEMORY:
-            raise self.error() from None
-
-    def error(self) -> CudaError:
-        table, where = self._executable.table, self._executable.device
-        inputs, outputs = (
-            sum(map(array_bytes, arrays)) for arrays in (table.info.inputs, table.info.outputs)
-        )
-        shared = sum(array_bytes(table.info.inputs[i]) for i, _ in table.info.donated)
-        total = table.arena_bytes + len(table.constants) + inputs + outputs - shared
-        return CudaError(
-            f"{table.info.name}: expected {total:,} bytes of memory on {where!r} (arena {table.arena_bytes:,}, constants "
-            f"{len(table.constants):,}, inputs {inputs:,}, outputs {outputs:,}, of which donated {shared:,}), got "
-            f"{where.free_bytes():,} free of {where.total_bytes:,}: free device arrays, or use a smaller batch",
-            _NO_MEMORY,
-        )
-
-
 class _Loaded:
     """A program on its device: module, functions, arena, constants. Raises `DeviceError` where one of them fails."""
 
@@ -219,9 +210,9 @@ class _Loaded:
             self.functions = {
                 s.kernel: self.module.function(s.kernel, s.shared_bytes) for s in table.launches
             }
+        if table.arena_bytes + len(table.constants) > where.free_bytes():
+            raise executable._not_enough_memory()
         with executable._memory_named():
-            if table.arena_bytes + len(table.constants) > where.free_bytes():
-                raise executable._memory_named().error()
             self.arena: Block = where.allocate(table.arena_bytes)
             self.constants: Block = where.allocate(len(table.constants))
         if table.constants:
@@ -266,10 +257,6 @@ class _Call:
             else:
                 self._steps.append(self._copy(cell_of(step.target), cell_of(step.source), step.bytes))
         self._rooms: dict[tuple[str, int], Block] = {}  # on the device, of host arrays
-        self.hosts_in: list[tuple[int, np.ndarray]] = []
-        self.hosts_out: list[tuple[int, np.ndarray]] = []
-        self.inputs: list[Array] = []
-        self.outputs: list[Array] = []
 
     def _launch(self, step: Launch, parameters: object) -> Callable[[int], None]:
         driver, function = self._loaded.device.driver, self._loaded.functions[step.kernel]
@@ -301,10 +288,9 @@ class _Call:
 
         return copy
 
-    def place(self, inputs: list[Array], outputs: list[Array]) -> None:
-        """The next launch is on these arrays."""
+    def place(self, inputs: list[Array], outputs: list[Array]) -> tuple[_Hosts, _Hosts]:
+        """The next launch is on these arrays; gives those on the host that are to be read, and written."""
         donors = {j: i for i, j in self.info.donated}
-        self.inputs, self.outputs = inputs, outputs
         with self._loaded.executable._memory_named():
             for i, x in enumerate(inputs):
                 self._cells[i] = x.address if isinstance(x, DeviceArray) else self._room("input", i, x.nbytes)
@@ -314,12 +300,7 @@ class _Call:
                 else:
                     address = x.address if isinstance(x, DeviceArray) else self._room("output", j, x.nbytes)
                 self._cells[len(inputs) + j] = address
-        self.hosts_in = [(i, x) for i, x in enumerate(inputs) if isinstance(x, np.ndarray)]
-        self.hosts_out = [(j, x) for j, x in enumerate(outputs) if isinstance(x, np.ndarray)]
-
-    def forget(self) -> None:
-        """Keeps no array of a caller's."""
-        self.inputs, self.outputs, self.hosts_in, self.hosts_out = [], [], [], []
+        return _on_host(inputs), _on_host(outputs)
 
     def _room(self, kind: str, number: int, size: int) -> int:
         key = (kind, number)
@@ -340,6 +321,10 @@ class _Call:
             step(handle)
 
 
+def _on_host(arrays: Sequence[Array]) -> _Hosts:
+    return [(i, x) for i, x in enumerate(arrays) if isinstance(x, np.ndarray)]
+
+
 class CudaBound:
     """A program with its memory: ``bound()`` runs it on the arrays that it was bound to.
 
@@ -353,10 +338,10 @@ class CudaBound:
         self._executable = executable
         self._device = executable.device
         self._call = _Call(executable._loaded)
-        self._call.place(inputs, outputs)
+        read, written = self._call.place(inputs, outputs)
         # both ends of a copy that a graph repeats are fixed, so what the host changes is staged
-        self._staged_in = [(i, x, self._pinned(x)) for i, x in self._call.hosts_in]
-        self._staged_out = [(j, x, self._pinned(x)) for j, x in self._call.hosts_out]
+        self._staged_in = [(i, x, self._pinned(x)) for i, x in read]
+        self._staged_out = [(j, x, self._pinned(x)) for j, x in written]
         with self._device.active():
             self._taken = Event(self._device)  # until when the staged inputs are read
         self._graph = self._captured()
