@@ -131,16 +131,17 @@ class Partners:
         """The value of the lane so far before this one within its group of `width` lanes; its own where there is none."""
         return self._moved(value, "up", distance, (32 - width) << 8)
 
-    def of_lane(self, value: Expr, lane: int, width: int) -> Expr:
+    def of_lane(self, value: Expr, lane: Expr | int, width: int) -> Expr:
         """The value that one lane of each group of `width` lanes has."""
         return self._moved(value, "idx", lane, (32 - width) << 8 | 31)
 
-    def _moved(self, value: Expr, mode: str, which: int, clamp: int) -> Expr:
+    def _moved(self, value: Expr, mode: str, which: Expr | int, clamp: int) -> Expr:
         """A value of any type of another lane: by words of 32 bits."""
+        chosen = Const(i32, which) if isinstance(which, int) else self.named(which)
 
         def word(part: Expr) -> Expr:
             kind = "f32" if part.dtype is f32 else "i32"
-            args = (Const(i32, -1), self.named(part), Const(i32, which), Const(i32, clamp))
+            args = (Const(i32, -1), self.named(part), chosen, Const(i32, clamp))
             return self.named(Intrinsic(f"llvm.nvvm.shfl.sync.{mode}.{kind}", args, part.dtype))
 
         dtype = value.dtype
