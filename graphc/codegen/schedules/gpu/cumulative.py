@@ -146,7 +146,7 @@ class _Scan:
         self.length = length // self.width  # in accesses
         members = min(power_of_two(self.length), device.warp)
         if length > _LONG_ROW:
-            members = max(members, min(power_of_two(self.length // 8), _LARGEST_TEAM))
+            members = max(members, min(power_of_two(self.length // 2), _LARGEST_TEAM))
         self.members, self.group = members, min(members, device.warp)
         self.warps = members // self.group
         self.teams = 1
