@@ -221,7 +221,7 @@ class _Parser:
         parameters = self.parameters() if self.text[self.at :].lstrip().startswith("(") else []
         function = Function(name, entry, line, parameters, results)
         function.variables = {v.name: v for v in (*parameters, *results)}
-        while found := self.take(r"\.(reqntid|maxntid|minnctapersm|noreturn)\b([\d,\s]*)"):
+        while found := self.take(r"\.(reqntid|maxntid|minnctapersm|maxnreg|noreturn)\b([\d,\s]*)"):
             numbers = tuple(int(n) for n in found[2].split(",") if n.strip())
             if found[1] == "reqntid":
                 function.required_threads = (*numbers, 1, 1)[:3]  # type: ignore[assignment]

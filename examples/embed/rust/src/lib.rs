@@ -7,7 +7,7 @@ use core::ffi::{c_char, c_void, CStr};
 pub const BATCH: usize = 32;
 pub const FEATURES: usize = 64;
 pub const CLASSES: usize = 10;
-const WORKSPACE: usize = 64 << 10; // at least DIGITS_WORKSPACE_BYTES of digits.h; the library checks it
+include!(concat!(env!("OUT_DIR"), "/sizes.rs")); // WORKSPACE, of digits.h
 
 #[repr(C)]
 struct Context {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from graphc.codegen.schedules.gpu.contract import schedule_contract
+from graphc.codegen.schedules.gpu.cumulative import schedule_cumulative
 from graphc.codegen.schedules.gpu.map_ import schedule_map
 from graphc.codegen.schedules.gpu.reduce import schedule_reduce
 from graphc.codegen.schedules.gpu.scatter import schedule_scatter
@@ -21,4 +22,5 @@ THREAD_SCHEDULES: dict[str, Callable[[Graph, Target, Mapping[int, int]], Kernel]
     "reduce": schedule_reduce,
     "contract": schedule_contract,
     "scatter": schedule_scatter,
+    "cumulative": schedule_cumulative,
 }

@@ -125,22 +125,35 @@ class Partners:
 
     def partner(self, value: Expr, distance: int) -> Expr:
         """The value that the lane whose number differs in this one bit has."""
+        return self._moved(value, "bfly", distance, 31)
+
+    def before(self, value: Expr, distance: int, width: int) -> Expr:
+        """The value of the lane so far before this one within its group of `width` lanes; its own where there is none."""
+        return self._moved(value, "up", distance, (32 - width) << 8)
+
+    def of_lane(self, value: Expr, lane: Expr | int, width: int) -> Expr:
+        """The value that one lane of each group of `width` lanes has."""
+        return self._moved(value, "idx", lane, (32 - width) << 8 | 31)
+
+    def _moved(self, value: Expr, mode: str, which: Expr | int, clamp: int) -> Expr:
+        """A value of any type of another lane: by words of 32 bits."""
+        chosen = Const(i32, which) if isinstance(which, int) else self.named(which)
+
+        def word(part: Expr) -> Expr:
+            kind = "f32" if part.dtype is f32 else "i32"
+            args = (Const(i32, -1), self.named(part), chosen, Const(i32, clamp))
+            return self.named(Intrinsic(f"llvm.nvvm.shfl.sync.{mode}.{kind}", args, part.dtype))
+
         dtype = value.dtype
-        if dtype is f32:
-            return self._shuffled("f32", value, distance)
-        if dtype is i32:
-            return self._shuffled("i32", value, distance)
+        if dtype in (f32, i32):
+            return word(value)
         if dtype.bytes < i32.bytes:
-            return self.named(Cast(dtype, self._shuffled("i32", Cast(i32, value), distance)))
+            return self.named(Cast(dtype, word(Cast(i32, value))))
+        if dtype.bytes == i32.bytes:
+            return self.named(Bitcast(dtype, word(Bitcast(i32, value))))
         bits = self.named(Bitcast(i64, value) if dtype is f64 else value)
-        low = self._shuffled("i32", Cast(i32, bits), distance)
-        high = self._shuffled("i32", Cast(i32, Apply("shr", (bits, Const(i64, 32)))), distance)
+        low = word(Cast(i32, bits))
+        high = word(Cast(i32, Apply("shr", (bits, Const(i64, 32)))))
         low = Apply("and", (Cast(i64, low), Const(i64, 0xFFFFFFFF)))
         whole = self.named(Apply("or", (Apply("shl", (Cast(i64, high), Const(i64, 32))), low)))
         return self.named(Bitcast(f64, whole)) if dtype is f64 else whole
-
-    def _shuffled(self, kind: str, value: Expr, distance: int) -> Expr:
-        every, clamp = Const(i32, -1), Const(i32, 31)
-        dtype = f32 if kind == "f32" else i32
-        args = (every, self.named(value), Const(i32, distance), clamp)
-        return self.named(Intrinsic(f"llvm.nvvm.shfl.sync.bfly.{kind}", args, dtype))
