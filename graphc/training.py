@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
-from graphc.compiler import CompiledFunction, compile
+from graphc.compiler import CompiledFunction, compile, is_cuda
 from graphc.data import Batch, Dataset, batch_starts, dataset, split
 from graphc.errors import ArgumentError, GraphcError, ShapeError
 from graphc.frontend.array import Array
@@ -31,6 +31,9 @@ from graphc.frontend.tracer import trace
 from graphc.ir.types import TensorType, dtype_of, u32
 from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
+
+if TYPE_CHECKING:
+    from graphc.runtime.cuda import DeviceArray
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
 
@@ -203,22 +206,21 @@ def _rows_of(array: np.ndarray, rows: int) -> TensorType:
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(
-        self, task: Task, batch: Batch, run: Run, state: tuple[NumPy, NumPy] | None, rate: np.ndarray
-    ) -> None:
-        if state is None:
+    def __init__(self, task: Task, batch: Batch, memory: _Memory, rate: np.ndarray | None) -> None:
+        params, buffers, state, random = memory.params, memory.buffers, memory.state, memory.random
+        if rate is None:
             function = compile(
-                task.evaluate, run.params, run.buffers, batch.x, batch.y,
+                task.evaluate, params, buffers, batch.x, batch.y,
                 target=task.target, threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, batch.x, batch.y)
+            self._call = function.bind(params, buffers, batch.x, batch.y)
             numbers = cast(NumPy, self._call.outputs)
         else:
             function = compile(
-                task.step, run.params, run.buffers, *state, rate, batch.x, batch.y,
+                task.step, params, buffers, state, random, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, *state, rate, batch.x, batch.y)
+            self._call = function.bind(params, buffers, state, random, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]
         self.function = function
         self._gather = batch.gather
@@ -239,16 +241,15 @@ class _Pass:
         task: Task,
         data: Dataset,
         rows: int,
-        run: Run,
-        state: tuple[NumPy, NumPy] | None,
-        rate: np.ndarray,
-        drop_last: bool,
+        memory: _Memory,
+        rate: np.ndarray | None,
+        drop_last: bool = False,
     ) -> None:
         self.batches = list(batch_starts(len(data), rows, drop_last))
         self.count = self.batches[-1][1]
-        self._full = _Stepper(task, Batch(data, rows), run, state, rate)
+        self._full = _Stepper(task, Batch(data, rows), memory, rate)
         tail = self.count % rows
-        self._tail = _Stepper(task, Batch(data, tail), run, state, rate) if tail else self._full
+        self._tail = _Stepper(task, Batch(data, tail), memory, rate) if tail else self._full
         self._rows = rows
 
     def __call__(self, order: np.ndarray) -> Iterator[float]:
@@ -300,9 +301,10 @@ def _train(
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
     for watcher in watchers:
         watcher.begin(run)
-    random = _aligned({"key": random_key(seed)} if task.draws(_rows_of(train.x, rows)) else {})
-    training = _Pass(task, train, rows, run, (state, random), rate, drop_last)
-    validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
+    random = {"key": random_key(seed)} if task.draws(_rows_of(train.x, rows)) else {}
+    memory = _Memory(run, state, _aligned(random), task.target)
+    training = _Pass(task, train, rows, memory, rate, drop_last)
+    validating = _Pass(task, held, min(rows, len(held)), memory, None) if held is not None else None
     history.step = training.compiled
     bar = Progress(progress, epochs, len(training.batches))
     weights = _LastGood(run)
@@ -318,6 +320,7 @@ def _train(
                 if step == 1:
                     weights.confirm()
                 bar.steps(1)
+            memory.fetch()
             trained = time.perf_counter() - started
             bad = next((name for name, array in params.items() if not np.isfinite(array).all()), None)
             if bad is not None:
@@ -334,11 +337,13 @@ def _train(
             weights.propose()
             _publish(entries, run)
             stops = [watcher.epoch(run) for watcher in watchers]  # every one is asked
+            memory.send()
             if any(stops):
                 history.stopped = "callback"
                 break
     except KeyboardInterrupt:
         history.stopped = "interrupted"
+        memory.fetch()
     except DivergedError:
         history.stopped = "diverged"
         weights.restore()
@@ -349,6 +354,42 @@ def _train(
             watcher.end(run)
         _publish(entries, run)
     return history
+
+
+class _Memory:
+    """What training changes, where its steps run: weights, buffers, the optimiser's state, the key of random numbers.
+
+    On a device they stay between steps. The arrays of `run` are what the host sees of them: `fetch` brings those up to
+    date, `send` what a callback wrote there. On the processor both are the same arrays.
+    """
+
+    def __init__(self, run: Run, state: NumPy, random: NumPy, target: str) -> None:
+        self.params: Mapping[str, object] = run.params
+        self.buffers: Mapping[str, object] = run.buffers
+        self.state: Mapping[str, object] = state
+        self.random: Mapping[str, object] = random
+        self._pairs: list[tuple[DeviceArray, np.ndarray]] = []
+        if is_cuda(target):
+            from graphc.runtime.cuda import asarray
+
+            on_device = [
+                {name: asarray(a) for name, a in arrays.items()}
+                for arrays in (run.params, run.buffers, state, random)
+            ]
+            self.params, self.buffers, self.state, self.random = on_device
+            self._pairs = [
+                (arrays[name], host)
+                for arrays, hosts in zip(on_device, (run.params, run.buffers))
+                for name, host in hosts.items()
+            ]
+
+    def fetch(self) -> None:
+        for array, host in self._pairs:
+            array.numpy(out=host)
+
+    def send(self) -> None:
+        for array, host in self._pairs:
+            array.copy_from(host)
 
 
 class _LastGood:
