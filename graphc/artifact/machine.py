@@ -7,6 +7,7 @@ it calls, jumps or returns. An instruction that changes the stack pointer in any
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -110,20 +111,20 @@ def refused(i: Instruction) -> ArtifactError:
     return ArtifactError(f"expected the stack pointer to change by constants, got {i}")
 
 
-class Machine:
+class Machine(ABC):
     """A family of processors: how its code is decoded and what its instructions do to the stack."""
 
     name = ""
     pointer = "sp"
     pushed_by_call = 0  # bytes that a call itself stores
 
+    @abstractmethod
     def decode(self, code: bytes, at: int) -> Iterable[tuple[int, int, str, str]]:
         """(offset, size, mnemonic, operands) of each instruction, until one that is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, i: Instruction, state: State) -> Effect:
         """What the instruction does; raises `ArtifactError` where that can't be known."""
-        raise NotImplementedError
 
     def form(self, i: Instruction) -> str:
         """A text that is the same for instructions that need the same of a processor."""
