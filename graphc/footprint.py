@@ -5,12 +5,16 @@ In: a plan and the graph that it computes. Out: a `Footprint`: exact bytes by ki
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from graphc.errors import ArtifactError, GraphcError
 from graphc.ir.graph import Graph
+from graphc.ir.highlight import STYLE, table
 from graphc.ir.plan import CallStep, Plan, PlanBuffer
 
 # each kind with what belongs to it, in the order of tables
@@ -49,6 +53,7 @@ class Footprint:
     tensors: tuple[Tensor, ...]
     steps: tuple[str, ...]
     arena_bytes: int
+    backward: int  # the first step that computes a derivative; their number where there is none
 
     @property
     def by_kind(self) -> dict[str, int]:
@@ -70,24 +75,75 @@ class Footprint:
         found = [t for t in self.tensors if t.offset is not None and t.first <= step <= t.last]
         return sorted(found, key=lambda t: (-t.bytes, t.first))
 
+    @cached_property
+    def used(self) -> tuple[int, ...]:
+        """The bytes of the arena that are in use at each step."""
+        changes = [0] * (len(self.steps) + 1)
+        for t in self.tensors:
+            if t.offset is not None:
+                changes[t.first] += t.bytes
+                changes[t.last + 1] -= t.bytes
+        return tuple(accumulate(changes[:-1]))
+
     @property
     def peak(self) -> tuple[int, int]:
         """The step at which most bytes of the arena are in use, and how many; (0, 0) without steps."""
-        used = [sum(t.bytes for t in self.alive(i)) for i in range(len(self.steps))]
-        return max(((i, n) for i, n in enumerate(used)), key=lambda p: p[1], default=(0, 0))
+        return max(enumerate(self.used), key=lambda p: p[1], default=(0, 0))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Activations that the forward pass leaves in the arena for the backward pass: what computing all of them again
+        would no longer store."""
+        return sum(
+            t.bytes
+            for t in self.tensors
+            if t.kind == "activations" and t.first < self.backward <= t.last and self.backward < len(self.steps)
+        )
+
+    @property
+    def _summary(self) -> str:
+        parts = f"{self.argument_bytes:,} of arguments, arena {self.arena_bytes:,}"
+        return f"@{self.name}: {self.total_bytes:,} bytes: {parts}"
+
+    def _repr_html_(self) -> str:
+        sizes = {k: n for k, n in self.by_kind.items() if n}
+        rows = [(kind, f"{count:,}", KINDS[kind]) for kind, count in sizes.items()]
+        content = table(("kind", "bytes", "what"), rows, (0, 2))
+        return f'{STYLE}<div class="graphc"><p>{html.escape(self._summary)}</p>{content}{self._svg()}</div>'
+
+    def _svg(self) -> str:
+        """The arena as a picture in a page: steps to the right, offsets upwards; a tensor's name is its tooltip."""
+        width, height = 720, 200
+        if not self.arena_bytes or not self.steps:
+            return ""
+        wide, high = width / len(self.steps), height / self.arena_bytes
+        boxes = [
+            f'<rect x="{t.first * wide:.1f}" y="{height - (t.offset + t.bytes) * high:.1f}" '
+            f'width="{(t.last - t.first + 1) * wide:.1f}" height="{t.bytes * high:.1f}" fill="{_COLOURS[t.kind]}" '
+            f'stroke="white"><title>{html.escape(f"%{t.name}: {t.type}, {t.kind}, {t.bytes:,} bytes")}</title></rect>'
+            for t in self.tensors
+            if t.offset is not None
+        ]
+        step, most = self.peak
+        shade = f'<rect x="{step * wide:.1f}" width="{wide:.1f}" height="{height}" opacity="0.12"/>'
+        at = html.escape(f"peak {most:,} bytes at step {step}: {self.steps[step]}")
+        legend = ", ".join(f'<span style="color:{c}">■</span> {kind}' for kind, c in _COLOURS.items())
+        return (
+            f'<p>arena, steps to the right, offsets upwards; {at}; {legend}</p>'
+            f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="background:#8882;'
+            f'margin:0 .6em">{"".join(boxes)}{shade}</svg>'
+        )
 
     def __str__(self) -> str:
         step, most = self.peak
-        lines = [
-            f"@{self.name}: {self.total_bytes:,} bytes: {self.argument_bytes:,} of arguments, arena {self.arena_bytes:,}"
-        ]
+        lines = [self._summary]
         sizes = {k: n for k, n in self.by_kind.items() if n}
         largest = max(sizes.values(), default=1)
         lines += [f"  {k:<12} {n:>14,}  {_bar(n, largest)}" for k, n in sizes.items()]
         if self.steps:
             lines.append(f"arena, alive at each step (peak {most:,} at {step}: {self.steps[step]}):")
             for i, kernel in enumerate(self.steps):
-                used = sum(t.bytes for t in self.alive(i))
+                used = self.used[i]
                 lines.append(
                     f"  {i:>4} {kernel:<12} {used:>14,}  {_bar(used, most)}{'  < peak' if i == step else ''}"
                 )
@@ -165,8 +221,11 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
             kinds[b] = f"{b.kind}s"
         else:
             kinds[b] = "scratch"  # unless a step says that it is a result
-    for step in plan.steps:
+    backward = len(plan.steps)
+    for number, step in enumerate(plan.steps):
         if isinstance(step, CallStep):
+            if step.loc.note.startswith("d ") or any(n.loc.note.startswith("d ") for n in step.region.nodes):
+                backward = min(backward, number)
             for b, value in zip(step.writes, step.region.outputs, strict=True):
                 if b.kind == "arena":
                     derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
@@ -182,7 +241,7 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
         if b.kind == "arena" or b.in_place_of is None  # an updated argument is counted once
     )  # fmt: skip
     names = tuple(s.kernel.name if isinstance(s, CallStep) else "copy" for s in plan.steps)
-    return Footprint(plan.name, tensors, names, plan.workspace_bytes)
+    return Footprint(plan.name, tensors, names, plan.workspace_bytes, backward)
 
 
 def _bar(count: int, largest: int) -> str:
