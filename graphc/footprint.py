@@ -13,13 +13,13 @@ from itertools import accumulate
 from pathlib import Path
 
 from graphc.errors import ArtifactError, GraphcError
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Graph, Value
 from graphc.ir.highlight import STYLE, table
 from graphc.ir.plan import CallStep, Plan, PlanBuffer
 
 # each kind with what belongs to it, in the order of tables
 KINDS = {
-    "weights": "inputs that are differentiated, and parameters of modules",
+    "weights": "inputs that are differentiated, or updated by derivatives, and parameters of modules",
     "state": "other inputs that are updated in place: the optimiser's, running statistics",
     "inputs": "other inputs",
     "outputs": "outputs with memory of their own",
@@ -43,6 +43,7 @@ class Tensor:
     offset: int | None
     first: int
     last: int
+    kept: bool = False  # an activation that the backward pass reads
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class Footprint:
     tensors: tuple[Tensor, ...]
     steps: tuple[str, ...]
     arena_bytes: int
-    backward: int  # the first step that computes a derivative; their number where there is none
 
     @property
     def by_kind(self) -> dict[str, int]:
@@ -92,13 +92,9 @@ class Footprint:
 
     @property
     def kept_bytes(self) -> int:
-        """Activations that the forward pass leaves in the arena for the backward pass: what computing all of them again
-        would no longer store."""
-        return sum(
-            t.bytes
-            for t in self.tensors
-            if t.kind == "activations" and t.first < self.backward <= t.last and self.backward < len(self.steps)
-        )
+        """Activations that the forward pass leaves in the arena for the backward pass: the most that storing less of them
+        could save."""
+        return sum(t.bytes for t in self.tensors if t.kept)
 
     @property
     def _summary(self) -> str:
@@ -129,7 +125,7 @@ class Footprint:
         at = html.escape(f"peak {most:,} bytes at step {step}: {self.steps[step]}")
         legend = ", ".join(f'<span style="color:{c}">■</span> {kind}' for kind, c in _COLOURS.items())
         return (
-            f'<p>arena, steps to the right, offsets upwards; {at}; {legend}</p>'
+            f"<p>arena, steps to the right, offsets upwards; {at}; {legend}</p>"
             f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="background:#8882;'
             f'margin:0 .6em">{"".join(boxes)}{shade}</svg>'
         )
@@ -211,8 +207,11 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
     256
     """
     notes = {node.loc.note.rpartition("/ d ")[2] for node in graph.nodes if "/ d " in node.loc.note}
-    weights = notes | set(parameters)
     donated = {i for i, _ in plan.donated}
+    learnt = _read_by_derivatives(graph)
+    # the optimiser's state is updated too, but no derivative depends on it
+    updated = {graph.inputs[i] for i in donated} & learnt
+    weights = notes | set(parameters) | {v.node.name for v in updated if v.dtype.is_float}
     kinds: dict[PlanBuffer, str] = {}
     for b in plan.buffers:
         if b.kind == "input":
@@ -221,27 +220,41 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
             kinds[b] = f"{b.kind}s"
         else:
             kinds[b] = "scratch"  # unless a step says that it is a result
-    backward = len(plan.steps)
-    for number, step in enumerate(plan.steps):
+    read: set[PlanBuffer] = set()  # by the backward pass
+    for step in plan.steps:
         if isinstance(step, CallStep):
-            if step.loc.note.startswith("d ") or any(n.loc.note.startswith("d ") for n in step.region.nodes):
-                backward = min(backward, number)
+            derived = [n for n in step.region.nodes if n.loc.note.startswith("d ")]
+            operands = {v for n in derived for v in n.operands}
+            read |= {b for b, v in zip(step.reads, step.region.inputs, strict=True) if v in operands}
             for b, value in zip(step.writes, step.region.outputs, strict=True):
                 if b.kind == "arena":
-                    derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
-                    kinds[b] = "derivatives" if derived else "activations"
+                    is_derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
+                    kinds[b] = "derivatives" if is_derived else "activations"
     # what is overwritten in place ends where the new value begins
     ends = {b.in_place_of: b.first - 1 for b in plan.buffers if b.in_place_of is not None}
     tensors = tuple(
         Tensor(
             b.name, kinds[b], repr(b.type), b.type.bytes, b.root.offset if b.kind == "arena" else None,
             max(b.first, 0), max(ends.get(b, b.last), b.first, 0),
+            kinds[b] == "activations" and b in read,
         )
         for b in plan.buffers
         if b.kind == "arena" or b.in_place_of is None  # an updated argument is counted once
     )  # fmt: skip
     names = tuple(s.kernel.name if isinstance(s, CallStep) else "copy" for s in plan.steps)
-    return Footprint(plan.name, tensors, names, plan.workspace_bytes, backward)
+    return Footprint(plan.name, tensors, names, plan.workspace_bytes)
+
+
+def _read_by_derivatives(graph: Graph) -> set[Value]:
+    """The inputs that some derivative depends on."""
+    stack = [n for n in graph.nodes if n.loc.note.startswith("d ")]
+    seen = set(stack)
+    while stack:
+        for operand in stack.pop().operands:
+            if operand.node not in seen:
+                seen.add(operand.node)
+                stack.append(operand.node)
+    return {v for v in graph.inputs if v.node in seen}
 
 
 def _bar(count: int, largest: int) -> str:

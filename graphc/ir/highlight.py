@@ -28,11 +28,13 @@ Language = Literal["ir", "llvm", "asm", "diff"]
 KINDS = ("keyword", "op", "value", "symbol", "type", "comment", "loc", "string", "number", "key")
 
 # the words of the grammars in `ir.parser`, `ir.kernel` and `ir.plan`
-KEYWORDS = frozenset(
+_WORDS_OF_GRAMMARS = (
     "graphc graph stage return region kernel scalars strides space for to step let store load alloc if else barrier call "
-    "atomic prefetch cast bitcast shuffle reduce intrinsic serial unroll vector parallel block thread in out inout scratch "
-    "reg stack shared plan workspace input output constant arena arg data at steps place of copy commit wait exchange".split()
+    "atomic prefetch cast bitcast shuffle reduce intrinsic serial unroll vector parallel block thread in out inout "
+    "scratch reg stack shared plan workspace input output constant arena arg data at steps place of copy commit wait "
+    "exchange"
 )
+KEYWORDS = frozenset(_WORDS_OF_GRAMMARS.split())
 _SHOWN_LINES = 400  # of a text in a notebook
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
 _WORDS = {"true": "number", "false": "number", "inf": "number", "nan": "number"}
@@ -141,8 +143,7 @@ def to_ansi(text: str, language: Language = "ir") -> str:
     '\\x1b[34mreturn\\x1b[0m \\x1b[36m%x\\x1b[0m'
     """
     return "".join(
-        f"\x1b[{_ANSI[t.kind]}m{t.text}\x1b[0m" if t.kind in _ANSI else t.text
-        for t in tokens(text, language)
+        f"\x1b[{_ANSI[t.kind]}m{t.text}\x1b[0m" if t.kind in _ANSI else t.text for t in tokens(text, language)
     )
 
 
@@ -179,9 +180,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int
 
     def row(cells: Sequence[str], tag: str) -> str:
         sides = (' class="left"' if i in left else "" for i in range(len(cells)))
-        return "".join(
-            f"<{tag}{side}>{html.escape(c)}</{tag}>" for side, c in zip(sides, cells, strict=True)
-        )
+        return "".join(f"<{tag}{side}>{html.escape(c)}</{tag}>" for side, c in zip(sides, cells, strict=True))
 
     body = "".join(f"<tr>{row(r, 'td')}</tr>" for r in rows)
     return f"<table><thead><tr>{row(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
