@@ -1,4 +1,4 @@
-"""Every level of a compiled function: prints as text that reads back, shows in a notebook, and carries no markup of its own."""
+"""Every level of a compiled function: prints as text that reads back, shows in a notebook, and has no markup of its own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ HARMLESS = {"style", "div", "pre", "span", "p", "details", "summary", "table", "
 
 def test_stages_and_kernels_print_as_texts_that_read_back(compiled: CompiledFunction) -> None:
     assert parse_all(str(compiled.stages)) == list(compiled.stages.values())
-    assert list(compiled.stages)[0] == "traced" and compiled.stages["fused"] == compiled.fused
+    assert next(iter(compiled.stages)) == "traced" and compiled.stages["fused"] == compiled.fused
     names = list(parse_kernels(str(compiled.kernels)))
     assert [k.name for k in compiled.kernels] == [n for n in names if not n.startswith("tile")]
     assert len(names) == len(set(names))
