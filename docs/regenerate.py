@@ -126,9 +126,8 @@ class _Program:
 
     def _cleaned(self, text: str) -> str:
         """Without the folder, and blanks at the ends of lines."""
-        return (
-            re.sub(r"[ \t]+$", "", text.replace(f"{self._folder}/", ""), flags=re.MULTILINE).rstrip() + "\n"
-        )
+        text = re.sub(r"[ \t]+$", "", text.replace(f"{self._folder}/", ""), flags=re.MULTILINE).rstrip()
+        return text + "\n" if text else ""
 
 
 if __name__ == "__main__":
