@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from graphc.cli_source import find, load_module, split
+from graphc.cli_source import named_in_file, split
 from graphc.runtime.abi import identifier
 
 _DESCRIPTION = """\
@@ -75,8 +75,7 @@ def _build(arguments: argparse.Namespace) -> int:
     # the compiler is loaded by this command alone, not by the help of all of them
     from graphc.exporter import Exportable, Weights, export, spec_of
 
-    module, name = load_module(arguments.source)
-    what = find(arguments.source, module, name)
+    what = named_in_file(arguments.source, "build")
     specs = [spec_of(text) for text in arguments.specs]
     several = isinstance(what, (Mapping, list, tuple))
     library = arguments.name or (

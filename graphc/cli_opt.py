@@ -60,7 +60,7 @@ def _opt(arguments: argparse.Namespace) -> int:
         title = f"{run.position:02d} after {format_pipeline([run.pass_])}"
         if arguments.diff:
             show("\n".join([f"# {title}", *_diff(run)]), "diff", arguments.color)
-        elif arguments.print_after_each:
+        if arguments.print_after_each:
             show(f"# {title}\n{run.graph}\n", "ir", arguments.color)
 
     graph = run_pipeline(graph, passes, verify_each=arguments.verify or None, on_stage=on_stage)

@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check and arguments.output:
         raise UsageError("--output: expected without --check, got it with")
     graph = read_graph(arguments.file, arguments.specs)
-    arrays = _match(graph, _read_npz(arguments.inputs) if arguments.inputs else {}, arguments.float64)
+    arrays = matching_arrays(graph, read_npz(arguments.inputs) if arguments.inputs else {}, arguments.float64)
     names = [name or str(i) for i, name in enumerate(graph.output_names or ("",) * len(graph.outputs))]
     if arguments.check:
         comparisons = [
@@ -98,7 +98,7 @@ def _compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return compile_graph(graph).flat(*narrow)
 
 
-def _match(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np.ndarray]:
+def matching_arrays(graph: Graph, given: dict[str, np.ndarray], float64: bool = False) -> list[np.ndarray]:
     """The arrays in the order of the graph's inputs; everything that does not fit is told in one error."""
     problems = []
     unexpected = [name for name in given if name not in graph.input_names]
@@ -124,7 +124,7 @@ def _described(array: np.ndarray) -> str:
     return f"{names.get(array.dtype.name, array.dtype.name)}[{','.join(map(str, array.shape))}]"
 
 
-def _read_npz(name: str) -> dict[str, np.ndarray]:
+def read_npz(name: str) -> dict[str, np.ndarray]:
     """The arrays of a file; objects are refused, as they would run code."""
     try:
         with open(name, "rb") as file:  # opened here, as numpy leaves a damaged archive open

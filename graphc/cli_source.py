@@ -124,9 +124,10 @@ def read_source(source: str, specs: Sequence[str] = (), donate: str = "") -> Sou
         graph = read_graph(source, specs)
         traced, donated, _ = trace_entry(graph.name, Entry(graph, donate=names))
         return Source(traced, donated, graph, ())
-    module, name = load_module(source)
+    found = named_in_file(source)
+    name = source.rpartition(":")[2]
     with users_frames(source, "a function that can be traced"):
-        entry = as_entry(cast("Exportable", find(source, module, name)))
+        entry = as_entry(cast("Exportable", found))
         types = [spec_of(text) for text in specs]
         if types or names:
             entry = Entry(entry.function, types or entry.specs, names or entry.donate, entry.doc)
@@ -146,14 +147,21 @@ def split(names: str) -> list[str]:
     return [part.strip() for part in names.split(",") if part.strip()]
 
 
-def load_module(source: str) -> tuple[ModuleType, str]:
-    """The module that a source names, run, and the name in it.
+def named_in_file(source: str, command: str = "") -> object:
+    """What ``FILE.py:NAME`` or ``package.module:NAME`` names, after the file was run.
 
-    Raises `ArtifactError` where there is no such file, `UserError` for what the file raises.
+    `command` is told in the error about a text of another form. Raises `ArtifactError` where there is no such file,
+    `UserError` for what it raises, `ArgumentError` where it has no such name.
     """
-    place, colon, name = source.rpartition(":")
-    if not colon or not place or not name:
-        raise ArgumentError(f"expected FILE.py:NAME, got {source!r}")
+    if not all(source.rpartition(":")):
+        raise ArgumentError(f"{command}: expected FILE.py:NAME, got {source!r}")
+    module, name = _load_module(source)
+    return _find(source, module, name)
+
+
+def _load_module(source: str) -> tuple[ModuleType, str]:
+    """The module that a source names, run, and the name in it."""
+    place, _, name = source.rpartition(":")
     if not place.endswith(".py"):
         sys.path.insert(0, "")
         with users_frames(place, "a module that can be imported"):
@@ -212,8 +220,8 @@ def _drop_our_frames(shown: traceback.TracebackException) -> None:
         pending += [one.__cause__, one.__context__]
 
 
-def find(source: str, module: ModuleType, name: str) -> object:
-    """What the module calls by this name; dots lead into objects and mappings. Raises `ArgumentError`."""
+def _find(source: str, module: ModuleType, name: str) -> object:
+    """What the module calls by this name; dots lead into objects and mappings."""
     value: object = module
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)

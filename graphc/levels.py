@@ -22,7 +22,7 @@ class Code(str):
 
     language: Language
 
-    def __new__(cls, text: str, language: Language) -> Code:
+    def __new__(cls, text: str, language: Language = "ir") -> Code:
         code = super().__new__(cls, text)
         code.language = language
         return code

@@ -109,6 +109,12 @@ def test_diff_prints_what_a_pass_changed(gir: str, capsys: Captured) -> None:
     assert lines[-2:] == ["# 02 after simplify", "(no change)"]
 
 
+def test_differences_and_whole_graphs_may_both_be_asked_for(gir: str, capsys: Captured) -> None:
+    assert main(["opt", gir, "-p", "vjp{wrt=w},simplify", "--print-after-each", "--diff"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\ngraphc 1\n") == 2 and out.count("\n+++ after\n") == 2
+
+
 def test_time_goes_to_standard_error_with_node_counts(gir: str, capsys: Captured) -> None:
     assert main(["opt", gir, "-p", "simplify", "--time"]) == 0
     out, err = capsys.readouterr()

@@ -108,8 +108,8 @@ def test_build_takes_functions_models_compiled_functions_and_entries(
     [
         (["nowhere.py:f"], "nowhere.py: expected a Python file, got no such file"),
         (["no.such.module:f"], "no.such.module: expected a module or a .py file, got No module named 'no'"),
-        (["mymodel.py"], "expected FILE.py:NAME, got 'mymodel.py'"),
-        (["mymodel.py:"], "expected FILE.py:NAME, got 'mymodel.py:'"),
+        (["mymodel.py"], "build: expected FILE.py:NAME, got 'mymodel.py'"),
+        (["mymodel.py:"], "build: expected FILE.py:NAME, got 'mymodel.py:'"),
         (
             ["mymodel.py:nope"],
             "got none; the file has model, entries, scale, predict, update, compiled, several",

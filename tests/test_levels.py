@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def test_every_level_is_its_text_and_shows_in_a_notebook(compiled: CompiledFunct
     for page in (compiled.stages._repr_html_(), compiled.kernels._repr_html_(), compiled._repr_html_()):
         assert _Tags(page).names <= HARMLESS
     assert isinstance(compiled.llvm, str) and compiled.llvm == str(compiled.llvm)
+
+
+def test_code_can_be_copied_and_stored(compiled: CompiledFunction) -> None:
+    again = pickle.loads(pickle.dumps(compiled.llvm))
+    assert (
+        again == compiled.llvm
+        and again.language == "llvm"
+        and again._repr_html_() == compiled.llvm._repr_html_()
+    )
 
 
 def test_memory_and_profile_show_in_a_notebook(compiled: CompiledFunction) -> None:
