@@ -13,7 +13,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -188,9 +188,13 @@ def _load_module(source: str) -> tuple[ModuleType, str]:
 
 @contextmanager
 def users_frames(place: str, expected: str) -> Iterator[None]:
-    """Turns what a user's code raises into a `UserError` that has the frames of the user's files alone."""
+    """Turns what a user's code raises into a `UserError` that has the frames of the user's files alone.
+
+    What the code prints goes to standard error: standard output is the command's, and may be a graph in a pipe.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except GraphcError:
         raise  # it names the user's line
     except (Exception, SystemExit) as error:

@@ -103,6 +103,13 @@ def test_specs_give_a_function_without_annotations_its_types(model: Path, capsys
     assert "a graph has its types: expected no specs, got 1" in capsys.readouterr().err
 
 
+def test_what_a_file_prints_is_not_in_the_commands_output(model: Path, capsys: Captured) -> None:
+    model.write_text("print('loading')\n" + MODEL)
+    assert main(["opt", "mymodel.py:loss"]) == 0
+    out, err = capsys.readouterr()
+    assert parse(out).name == "loss" and err == "loading\n"
+
+
 def test_the_chain_rule_of_a_function_of_a_file(model: Path, capsys: Captured) -> None:
     assert main(["latex", "mymodel.py:loss", "--wrt", "w1"]) == 0
     assert r"\frac{\partial e}{\partial w_{1}}" in capsys.readouterr().out

@@ -201,7 +201,7 @@ def _style() -> str:
         ".graphc pre{white-space:pre;overflow-x:auto;line-height:1.35;margin:0;padding:.4em .6em;"
         "background:inherit;color:inherit}"
         ".graphc summary{cursor:pointer;font-weight:600;padding:.2em .4em}"
-        ".graphc table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+        "div.graphc{overflow-x:auto}.graphc table{margin:0 .6em;border-collapse:collapse;font-variant-numeric:tabular-nums}"
         ".graphc td,.graphc th{padding:.15em .7em;text-align:right;white-space:nowrap}"
         ".graphc .left{text-align:left}.graphc p{margin:.3em .6em}"
         ".graphc .bar{display:inline-block;height:.8em;background:var(--gc-keyword);vertical-align:middle}"
