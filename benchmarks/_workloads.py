@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -123,8 +124,8 @@ def graphc_side(w: Workload) -> tuple[Callable[[], None], Side]:
 # --------------------------------------------------------------------------------------------------------------- peers
 
 
-def jax_side(w: Workload) -> tuple[Callable[[], object], Side]:
-    """The same for JAX: one jitted step whose parameters are donated and stay on the device."""
+def jax_side(w: Workload, wait: bool = True) -> tuple[Callable[[], object], Side]:
+    """The same for JAX: one jitted step whose parameters are donated and stay on the device; `wait` for each step."""
     import jax
     import jax.numpy as jnp
 
@@ -170,19 +171,22 @@ def jax_side(w: Workload) -> tuple[Callable[[], object], Side]:
 
     def run() -> object:
         value, held[0], held[1] = jitted(held[0], held[1], *fixed)
-        return jax.block_until_ready((value, held))[0]
+        return jax.block_until_ready((value, held))[0] if wait else value
 
     return run, lambda: float(run())  # type: ignore[arg-type]
 
 
-def torch_side(w: Workload) -> tuple[Callable[[], object], Side]:
-    """The same for PyTorch, forward, backward and update under torch.compile."""
+def torch_side(
+    w: Workload, device: str = "cpu", mode: str | None = None
+) -> tuple[Callable[[], object], Side]:
+    """The same for PyTorch, forward, backward and update under torch.compile in one of its modes."""
     import torch
 
     torch.set_num_threads(1)
     arrays, x, y = start(w)
-    parameters = {k: torch.tensor(v, requires_grad=True) for k, v in arrays.items()}
-    batch, labels = torch.tensor(x), torch.tensor(y.astype(np.int64) if w.classes else y)
+    parameters = {k: torch.tensor(v, requires_grad=True, device=device) for k, v in arrays.items()}
+    batch = torch.tensor(x, device=device)
+    labels = torch.tensor(y.astype(np.int64) if w.classes else y, device=device)
     layers = len(w.sizes) - 1
     functional = torch.nn.functional
     activation = {
@@ -190,11 +194,11 @@ def torch_side(w: Workload) -> tuple[Callable[[], object], Side]:
     }[w.activation]  # fmt: skip
     values = list(parameters.values())
     if w.optimizer == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(values, lr=torch.tensor(RATE))
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(values, lr=torch.tensor(RATE, device=device))
     else:
         optimizer = torch.optim.SGD(values, lr=RATE, momentum=0.9 * (w.optimizer == "momentum"))
 
-    @torch.compile
+    @partial(torch.compile, mode=mode)
     def step() -> torch.Tensor:
         h = batch
         for i in range(layers):

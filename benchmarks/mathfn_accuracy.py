@@ -41,7 +41,10 @@ def erf_extended(x: Array) -> Array:
 REFERENCES: dict[str, Callable[..., Array]] = {
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "log2": np.log2,
     "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": erf_extended, "pow": np.power,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": erf_extended,
+    "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2, "sinh": np.sinh,
+    "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "log10": np.log10, "cbrt": np.cbrt,
+     "pow": np.power,
 }  # fmt: skip
 
 
@@ -84,12 +87,13 @@ def inputs(name: str, dtype: DType, count: int, rng: np.random.Generator) -> lis
     signs = rng.choice([-1.0, 1.0], third)
     tiny, largest = (2.0**-1074, 2.0**1023.99) if wide else (2.0**-149, 2.0**127.99)
     overflow = {"exp": 745.5 if wide else 104.0, "exp2": 1075.0 if wide else 150.0, "expm1": 710.0 if wide else 89.0,
-                "sigmoid": 746.0 if wide else 104.0, "tanh": 20.0 if wide else 10.0, "erf": 6.2 if wide else 4.0}  # fmt: skip
+                "sigmoid": 746.0 if wide else 104.0, "tanh": 20.0 if wide else 10.0, "erf": 6.2 if wide else 4.0,
+                "sinh": 710.4 if wide else 89.4, "cosh": 710.4 if wide else 89.4}  # fmt: skip
     if name in overflow:
         bound = overflow[name]
         x = [rng.uniform(-bound, bound, third), signs * spread(rng, 1e-12 if wide else 1e-6, 2, third),
              rng.uniform(-1.5, 1.5, third), signs[:1000] * spread(rng, tiny, bound, 1000)]  # fmt: skip
-    elif name in ("sin", "cos"):
+    elif name in ("sin", "cos", "tan"):
         bound = 1e14 if wide else largest
         near = np.round(rng.uniform(-60000, 60000, third)) * (np.pi / 2)
         x = [
@@ -98,6 +102,25 @@ def inputs(name: str, dtype: DType, count: int, rng: np.random.Generator) -> lis
             near,
             signs * spread(rng, 1, 1e5, third),
         ]
+    elif name in ("asin", "acos", "atanh"):
+        x = [
+            rng.uniform(-1, 1, third),
+            signs * spread(rng, tiny, 1, third),
+            signs * (1 - spread(rng, 1e-9, 1, third)),
+        ]
+    elif name in ("atan", "asinh", "cbrt"):
+        x = [
+            signs * spread(rng, tiny, largest, third),
+            rng.uniform(-3, 3, third),
+            signs * spread(rng, 1e-4, 1e4, third),
+        ]
+    elif name == "acosh":
+        x = [1 + spread(rng, 1e-9, 10, third), rng.uniform(1, 10, third), spread(rng, 1, largest, third)]
+    elif name == "atan2":
+        angle, size = rng.uniform(-np.pi, np.pi, third), spread(rng, 1e-30, 1e30, third)
+        y = np.concatenate([size * np.sin(angle), signs * spread(rng, 1e-9, 1e9, third)])
+        x = [size * np.cos(angle), rng.permutation(signs) * spread(rng, 1e-9, 1e9, third)]
+        return [y.astype(dtype.numpy), np.concatenate(x).astype(dtype.numpy)]
     elif name == "pow":
         hard = np.sqrt(2) * rng.choice([0.5, 1.0], third) * (1 + rng.uniform(-0.03, 0.03, third))
         parts = [

@@ -10,10 +10,12 @@ if __name__ == "__main__":
 from dataclasses import replace
 
 import contract
+import numpy as np
 
 import graphc
 from graphc.codegen.peaks import multiply_add_peak
 from graphc.codegen.target import Target, host_target, target_from_name
+from graphc.runtime.executable import aligned_empty
 
 TARGETS = ("x86-64", "x86-64-v3", "x86-64-v4")
 
@@ -27,8 +29,21 @@ def runnable() -> list[Target]:
     return [t for t in known if t.vector_bits <= host.vector_bits]
 
 
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins with a cache line."""
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def main() -> None:
-    options = _harness.arguments(__doc__ or "", 0.25).parse_args()
+    parser = _harness.arguments(__doc__ or "", 0.25)
+    parser.add_argument(
+        "--aligned",
+        action="store_true",
+        help="operands begin with a cache line, like graphc's own arrays; NumPy's begin 16 bytes behind one",
+    )
+    options = parser.parse_args()
     targets = runnable()
     peaks = {t.name: multiply_add_peak(t) for t in targets}
     rows: list[_harness.Row] = []
@@ -37,6 +52,8 @@ def main() -> None:
         if options.only not in name:
             continue
         a, b = contract.operands(form, m, n, k)
+        if options.aligned:
+            a, b = aligned(a), aligned(b)
         sides = {}
         for target in targets:
             bound = graphc.compile(contract.product(form), a, b, target=target).bind(a, b)

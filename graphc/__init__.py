@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from graphc.ir.types import u32 as u32
     from graphc.ir.verify import verify as verify
     from graphc.runtime.library import load as load
+    from graphc.streams import Stream as Stream
+    from graphc.streams import streaming as streaming
     from graphc.training import DivergedError as DivergedError
     from graphc.training import fit as fit
     from graphc.transforms import grad as grad
@@ -72,6 +74,7 @@ _PLACES = {
     "compile": "graphc.compiler",
     **dict.fromkeys(("Entry", "training_entries"), "graphc.entries"),
     "export": "graphc.exporter",
+    **dict.fromkeys(("streaming", "Stream"), "graphc.streams"),
     "load": "graphc.runtime.library",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "check_grads": "graphc.gradcheck",

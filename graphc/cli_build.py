@@ -46,9 +46,13 @@ def add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--target", default="cpu", metavar="T", help="a target that graphc info lists (this machine's family)"
     )
     build.add_argument(
+        "--arch", metavar="A", help="of nvptx64: the oldest GPU to run on, as in sm_90 (sm_80)"
+    )
+    build.add_argument(
         "--emit",
         metavar="KINDS",
-        help="what to write, of object,static,shared,header,certificate,readme,llvm,asm (all but the last two)",
+        help="what to write, of object,static,shared,header,certificate,readme,llvm,asm (all but the last two); of "
+        "nvptx64: ptx",
     )
     build.add_argument(
         "--name", metavar="N", help="the library's name in C (the function's, else the file's)"
@@ -92,6 +96,7 @@ def _build(arguments: argparse.Namespace) -> int:
         to=arguments.output,
         name=library,
         target=arguments.target,
+        arch=arguments.arch,
         emit=split(arguments.emit) if arguments.emit else None,
         weights=cast("Weights", arguments.weights),
         donate=split(arguments.donate),

@@ -12,9 +12,7 @@ from graphc.cli_source import add_donate, add_source, read_source
 from graphc.errors import TargetError
 from graphc.ir.files import write_atomically
 from graphc.ir.highlight import Language
-from graphc.ir.kernel import For
-from graphc.ir.kernel_print import callees, print_kernels, statements
-from graphc.ir.plan import Plan
+from graphc.ir.kernel_print import print_kernels
 from graphc.terminal import add_colour, show
 
 _LANGUAGES: dict[str, Language] = {
@@ -29,6 +27,7 @@ _EXAMPLES = """\
 examples:
   graphc lower model.py:step --to kernels
   graphc lower step.gir --to asm --target aarch64-linux-gnu
+  graphc lower model.py:step --to ptx --target cuda:sm_90
   graphc lower step.gir --to llvm --target wasm32 -o step.ll
 """
 
@@ -46,7 +45,9 @@ def add_lower(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_donate(lower)
     lower.add_argument("--to", required=True, choices=tuple(_LANGUAGES), help="the level to print")
     lower.add_argument(
-        "--target", metavar="T", help="a target that graphc info lists (this machine; of ptx, nvptx64)"
+        "--target",
+        metavar="T",
+        help="a target that graphc info lists (this machine; of ptx, nvptx64), or cuda, cuda:sm_90",
     )
     lower.add_argument("-o", "--output", metavar="OUT", help="write it there, not to standard output")
     lower.add_argument("--time", action="store_true", help="print the time of every part to standard error")
@@ -59,20 +60,17 @@ def _lower(arguments: argparse.Namespace) -> int:
     from graphc.codegen.object import compile_assembly
     from graphc.codegen.program import emit_program
     from graphc.codegen.target import target_from_name
+    from graphc.compiler import is_cuda
     from graphc.program import Clock, lower_to_plan
 
     level = arguments.to
-    target = target_from_name(arguments.target or ("nvptx64" if level == "ptx" else "cpu"))
-    is_ptx = target.triple.startswith("nvptx")
-    if level == "ptx" and not is_ptx:
-        raise TargetError(f"lower: ptx: expected nvptx64 or a variant as target, got {target.name}")
+    name = arguments.target or ("nvptx64" if level == "ptx" else "cpu")
+    target = target_from_name(name.replace("cuda", "nvptx64", 1) if is_cuda(name) else name)
+    if level == "ptx" and not target.has_threads:
+        raise TargetError(f"lower: ptx: expected nvptx64 or cuda as target, got {target.name}")
     source = read_source(arguments.file, arguments.specs, arguments.donate)
     seconds: dict[str, float] = {}
     stages, plan = lower_to_plan(source.traced.graph, target, source.donated, seconds)
-    if is_ptx and plan.kernels and not _has_blocks(plan):
-        raise TargetError(
-            f"lower: {target.name}: expected kernels with block loops, got serial ones: this graphc has no schedules for GPUs"
-        )
     clock = Clock(seconds)
     if level == "fused":
         text = str(stages["fused"])
@@ -94,13 +92,3 @@ def _lower(arguments: argparse.Namespace) -> int:
     else:
         show(text, _LANGUAGES[level], arguments.color)
     return 0
-
-
-def _has_blocks(plan: Plan) -> bool:
-    """True where some kernel is for a grid of threads."""
-    return any(
-        isinstance(s, For) and s.binding in ("block", "thread")
-        for kernel in plan.kernels
-        for k in callees(kernel)
-        for s in statements(k.body)
-    )

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Union, cast
 
 import numpy as np
 
@@ -28,17 +29,18 @@ from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
-from graphc.program import Clock, Donated, Program, host_from_cache
+from graphc.program import Clock, DeviceProgram, Donated, Program, host_from_cache
 from graphc.runtime.abi import ArrayInfo, ProgramInfo, identifier
 from graphc.runtime.executable import aligned_empty, refusal
 
 if TYPE_CHECKING:
     from graphc.checks import CheckedProgram
-    from graphc.codegen.target import Target
+    from graphc.codegen.target import Precision, Target
     from graphc.footprint import Footprint
     from graphc.ir.plan import Plan
     from graphc.levels import Code, Kernels, Stages
     from graphc.profile import Profile
+    from graphc.runtime.launches import LaunchTable
 
 
 _ABOUT_ARGUMENTS = (ArgumentError, ShapeError, DTypeError)
@@ -89,7 +91,7 @@ class InterpretedProgram:
             np.copyto(target, value)
 
 
-AnyProgram = Union[Program, InterpretedProgram, "CheckedProgram"]
+AnyProgram = Union[Program, DeviceProgram, InterpretedProgram, "CheckedProgram"]
 
 
 class CompiledFunction:
@@ -104,17 +106,18 @@ class CompiledFunction:
         self._traced = traced
         self._program = program
         self._outputs = traced.outputs
-        self._run: Callable[..., list[np.ndarray]]
-        self._run = program.executable if isinstance(program, Program) else program
+        run = program.executable if isinstance(program, (Program, DeviceProgram)) else program
+        # a GPU's program gives arrays on the device where it was given some
+        self._run = cast("Callable[..., list[np.ndarray]]", run)
         self.compile_seconds = dict(seconds)
         for part, more in program.seconds.items():
             self.compile_seconds[part] = self.compile_seconds.get(part, 0.0) + more
 
     @property
-    def _native(self) -> Program:
+    def _native(self) -> Program | DeviceProgram:
         if isinstance(self._program, InterpretedProgram):
             raise ArgumentError(f"{self.graph.name}: interpreted; compile for a target to see its code")
-        return self._program if isinstance(self._program, Program) else self._program.native
+        return self._program if isinstance(self._program, (Program, DeviceProgram)) else self._program.native
 
     @property
     def graph(self) -> Graph:
@@ -167,6 +170,22 @@ class CompiledFunction:
         return Code(self._native.asm, "asm")
 
     @property
+    def ptx(self) -> Code:
+        """The PTX of a program for a GPU; `ArgumentError` of another one."""
+        if not isinstance(self._program, DeviceProgram):
+            raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
+        from graphc.levels import Code
+
+        return Code(self._program.ptx, "asm")
+
+    @property
+    def launches(self) -> LaunchTable:
+        """What a host does with the PTX of a program for a GPU; `ArgumentError` of another one."""
+        if not isinstance(self._program, DeviceProgram):
+            raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
+        return self._program.launches
+
+    @property
     def object_code(self) -> bytes:
         """The object file: what was loaded is what can be linked."""
         return self._native.object_code
@@ -178,7 +197,11 @@ class CompiledFunction:
 
     @property
     def info(self) -> ProgramInfo:
-        return self._program.executable.info if isinstance(self._program, Program) else self._program.info
+        return (
+            self._program.executable.info
+            if isinstance(self._program, (Program, DeviceProgram))
+            else self._program.info
+        )
 
     @property
     def cached(self) -> bool:
@@ -221,8 +244,14 @@ class CompiledFunction:
         """
         from graphc.profile import profile_plan
 
-        arrays = self._native.executable.accepted(*self._arrays(args))
-        return profile_plan(self.plan, self._native.target, arrays, seconds)
+        program = self._native
+        if isinstance(program, DeviceProgram):
+            raise TargetError(
+                f"{self.graph.name}: profile: expected a program of this machine's processor, got one of a GPU"
+            )
+        return profile_plan(
+            self.plan, program.target, program.executable.accepted(*self._arrays(args)), seconds
+        )
 
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced
@@ -253,9 +282,9 @@ class BoundFunction:
 
     def __init__(self, traced: Traced, program: AnyProgram, arrays: list[object]) -> None:
         self._run: Callable[[], int | None]  # gives a status where native code ran
-        if isinstance(program, Program):
+        if isinstance(program, (Program, DeviceProgram)):
             bound = program.executable.bind(*arrays)
-            outputs = bound.outputs
+            outputs = cast("list[np.ndarray]", bound.outputs)
             self._run = bound.run
             self._bound = bound  # keeps the arrays and the code
         else:
@@ -271,7 +300,7 @@ class BoundFunction:
             raise refusal(self._name, status)
 
 
-_PROGRAMS: dict[tuple[str, str, str, Donated], Program] = {}
+_PROGRAMS: dict[tuple[str, str, str, Donated], Program | DeviceProgram] = {}
 _LOCK = threading.Lock()
 _DUMPS = count()
 
@@ -284,11 +313,13 @@ def compile(
     threads: int | None = None,
     name: str | None = None,
     check: str | Sequence[str] = (),
+    precision: Precision = "f32",
 ) -> CompiledFunction:
     """Compiles a function for arguments of these types to one native function.
 
     `specs` are types (``graphc.f32[32, 64]``), example arrays, or nests of them; a graph needs none. `target` is
-    "cpu" (this machine), a name of `codegen.target`, or "interpreter" (numpy, the oracle). `donate` names arguments
+    "cpu" (this machine), a name of `codegen.target`, "cuda" (a GPU of compute capability 8.0 or later; "cuda:sm_90" for
+    code that needs at least that one), or "interpreter" (numpy, the oracle). `donate` names arguments
     whose memory the outputs take over: each of their leaves is paired with the output of the same type and name, else
     path, else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
     `check` names what every call shall look for, at the cost of speed: "nan" raises `NonFiniteError` with the line of the
@@ -296,6 +327,8 @@ def compile(
     of a gather or scatter is out of range (and proves the kernels' own accesses); "stages" runs the interpreter of every
     level beside the machine code and raises `MiscompiledError` with the first pass or kernel that differs. Donated
     memory is unchanged where a check fails.
+    `precision` says how exactly a GPU multiplies f32 operands of contractions, on its tensor cores: "tf32", "f16" or "bf16"
+    (sums stay f32); "f32" is exact, and all that a processor has.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
 
     >>> import numpy as np
@@ -321,8 +354,12 @@ def compile(
     with _collector_paused():
         clock = Clock(seconds)
         machine = _target(target)
+        if precision != machine.precision:
+            machine = replace(machine, precision=precision)
         clock("import")
-        program: Program | CheckedProgram
+        program: AnyProgram
+        if check and machine.has_threads:
+            raise TargetError("compile: check: expected a target of this machine's processor, got a GPU")
         if check:
             from graphc.checks import CheckedProgram, parse_checks
 
@@ -367,10 +404,23 @@ def as_traced(
     return Traced(graph, inputs, outputs, (), parameters)
 
 
+def is_cuda(target: str) -> bool:
+    """True of "cuda" and its variants, whose programs keep arrays on a device.
+
+    >>> is_cuda("cuda:sm_90"), is_cuda("cpu")
+    (True, False)
+    """
+    return target.partition(":")[0] == "cuda"
+
+
 def _target(target: str | Target) -> Target:
-    """The target, which must be able to run here: what is compiled is also loaded."""
+    """The target, which must be able to run here: what is compiled is also loaded. GPUs are looked for later."""
     from graphc.codegen.target import target_from_name
 
+    if isinstance(target, str) and is_cuda(target):
+        return target_from_name(target.replace("cuda", "nvptx64", 1))
+    if not isinstance(target, str) and target.has_threads:
+        return target
     host = host_from_cache()
     chosen = target if not isinstance(target, str) else host if target == "cpu" else target_from_name(target)
     family = (chosen.triple.split("-")[0], chosen.object_format)
@@ -433,14 +483,15 @@ def _below(structure: Structure, skip: int = 0) -> list[str]:
     return structure.paths()
 
 
-def _program(graph: Graph, target: Target, donated: Donated) -> Program:
+def _program(graph: Graph, target: Target, donated: Donated) -> Program | DeviceProgram:
     # names are part of it: errors and symbols show them
     names = repr((graph.name, graph.input_names, graph.output_names))
     key = (graph.canonical, names, target.identity, donated)
     with _LOCK:
         found = _PROGRAMS.get(key)
         if found is None:
-            found = _PROGRAMS[key] = Program(graph, target, donated)
+            made = DeviceProgram if target.has_threads else Program
+            found = _PROGRAMS[key] = made(graph, target, donated)
     return found
 
 

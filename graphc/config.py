@@ -13,7 +13,8 @@ from graphc.errors import GraphcError
 
 VARIABLES = {
     "GRAPHC_DUMP": "directory: every compilation writes its stages there, numbered and reparsable",
-    "GRAPHC_DEBUG": "0 silent; 1 a line for each compilation (times, kernels, bytes); 2 also a line for each pass",
+    "GRAPHC_DEBUG": "0 silent; 1 a line for each compilation (times, kernels, bytes); 2 also a line for each pass; "
+    "3 also waits for each kernel on a GPU",
     "GRAPHC_CACHE": "directory of the object cache; off: none (default: graphc in the user's cache directory)",
     "GRAPHC_CACHE_BYTES": "how many bytes the object cache may hold (default 256M; K, M and G are understood)",
     "GRAPHC_CACHE_SIZES": "the processor's data caches, nearest first, as in 32K,1M,32M (default: read from the system)",

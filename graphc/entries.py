@@ -22,7 +22,7 @@ from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import function_name, type_of
 from graphc.ir.graph import Graph
-from graphc.ir.types import TensorType, dtype_of, i64
+from graphc.ir.types import TensorType, dtype_of, i64, u32
 from graphc.training import Metrics, Scalar, Task, chosen_metrics
 
 Arrays = dict[str, Array]
@@ -124,6 +124,7 @@ def training_entries(
             f"training_entries: batch: expected the types of inputs and targets, as in (f32[32, 64], i32[32]), got {batch!r}"
         )
     x, y = (type_of(part) for part in batch)
+    assert x is not None and y is not None
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
@@ -132,34 +133,45 @@ def training_entries(
     rate = TensorType(model.dtype, ())
     task = Task(model, loss, optimizer, chosen_metrics(metrics))
 
+    # the key of a model that draws random numbers in training, as of dropout
+    keys = {"key": u32[2]} if task.draws(x) else {}
+
     def init(seed: Array) -> dict[str, object]:
         new_params, new_buffers = model.init(random.key(seed))
         return {
             "params": new_params,
             "buffers": new_buffers,
             "state": {n: F.asarray(a) for n, a in first_state.items()},
+            "random": {name: random.fold_in(random.key(seed), 1) for name in keys},
         }
 
     def predict(params: Arrays, buffers: Arrays, x: Array) -> Arrays:
         return {"prediction": task.predict(params, buffers, x)}
 
-    def grads(params: Arrays, buffers: Arrays, x: Array, y: Array) -> dict[str, object]:
-        gradients, _, numbers = task.gradients(params, buffers, x, y)
-        return {**numbers, "grads": gradients}
+    def grads(params: Arrays, buffers: Arrays, random: Arrays, x: Array, y: Array) -> dict[str, object]:
+        gradients, _, new_random, numbers = task.gradients(params, buffers, random, x, y)
+        return {**numbers, "random": new_random, "grads": gradients}
 
     def train_step(
-        params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
+        params: Arrays,
+        buffers: Arrays,
+        state: Arrays,
+        random: Arrays,
+        learning_rate: Array,
+        x: Array,
+        y: Array,
     ) -> dict[str, object]:
-        new_params, new_buffers, new_state, numbers = task.step(params, buffers, state, learning_rate, x, y)
-        return {"params": new_params, "buffers": new_buffers, "state": new_state, **numbers}
+        *new, numbers = task.step(params, buffers, state, random, learning_rate, x, y)
+        return {**dict(zip(("params", "buffers", "state", "random"), new, strict=True)), **numbers}
 
     numbers = " and ".join(("loss", *task.metrics))
     return {
         "init": Entry(init, (i64[()],), doc="First weights, drawn from a seed, and the first state of the optimiser."),
         "predict": Entry(predict, (params, buffers, x), doc="What the model predicts for a batch."),
         "loss": Entry(task.evaluate, (params, buffers, x, y), doc=f"The {numbers} of a batch, without a step."),
-        "grads": Entry(grads, (params, buffers, x, y),
+        "grads": Entry(grads, (params, buffers, keys, x, y), ("random",) if keys else (),
                        doc=f"The {numbers} of a batch, and the gradient of the loss by each parameter."),
-        "train_step": Entry(train_step, (params, buffers, state, rate, x, y), ("params", "buffers", "state"),
+        "train_step": Entry(train_step, (params, buffers, state, keys, rate, x, y),
+                            ("params", "buffers", "state", "random"),
                             doc=f"One step of training: updates weights and state in place, gives the {numbers}."),
     }  # fmt: skip

@@ -6,10 +6,7 @@ when all of them are written, or not at all. The bytes depend on functions, opti
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +24,8 @@ from graphc.frontend.tree import flatten
 from graphc.ir.cost import plan_bytes_moved, plan_iterations, plan_operations
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.types import TensorType, dtype_of
-from graphc.program import Donated, lower_to_plan
+from graphc.placing import place_files, write_file
+from graphc.program import Donated, compile_ptx, lower_to_plan
 from graphc.runtime.abi import EntryCost, LibraryInfo, identifier
 from graphc.runtime.c_names import is_c_name
 
@@ -44,7 +42,7 @@ Entries = Mapping[str, Exportable] | Sequence[Exportable]
 # What can be emitted, and whether it is without being asked for; a static or shared library only where a linker is found.
 EMITS = {
     "object": True, "static": True, "shared": True, "header": True, "certificate": True, "readme": True, "llvm": False,
-    "asm": False,
+    "asm": False, "ptx": False,
 }  # fmt: skip
 _LINKED = ("static", "shared")
 _OWN_SUFFIXES = ("info", "cpu", "strerror", "context", "description")
@@ -74,6 +72,7 @@ def export(
     name: str | None = None,
     target: str = "cpu",
     emit: Iterable[str] | None = None,
+    arch: str | None = None,
     weights: Weights = "arguments",
     donate: Sequence[str | int] = (),
     progress: Callable[[str], None] | None = None,
@@ -92,6 +91,9 @@ def export(
     `weights="embedded"` makes the arrays that functions take from models, and specs that are arrays, constants of the
     object; donated arguments stay arguments. `donate` is as that of `compile`.
 
+    For a GPU (`target="nvptx64"`, of architecture `arch`, sm_80 unless given) a function becomes its kernels as PTX, a table
+    of what a host launches in which order, as JSON and as a C header, and its constants: see docs/gpu.md.
+
     Raises `ArgumentError` for a bad name, `TargetError` for what the target can't do, `ArtifactError` where files can't
     be written, and what tracing raises.
 
@@ -105,16 +107,17 @@ def export(
     wanted = _emitted(emit)
     if weights not in ("arguments", "embedded"):
         raise ArgumentError(f'export: weights: expected "arguments" or "embedded", got {weights!r}')
-    from graphc.codegen.target import export_targets, host_family
+    from graphc.codegen.target import export_targets, host_family, with_arch
 
-    target = host_family() if target == "cpu" else target
+    target = host_family() if target == "cpu" else "nvptx64" if target == "cuda" else target
     targets = export_targets(target)
-    if targets[0].entry_convention:
-        raise TargetError(
-            f"export: expected a target with C functions, got {targets[0].name}, whose kernels a driver launches"
-        )
+    if arch is not None:
+        targets = (with_arch(targets[0], arch),)
+    _check_emitted(wanted, emit is not None, targets[0])
     entries, library, single = _named_entries(fn_or_entries, specs, name, donate)
     symbols = _symbols(library, entries, single)
+    if targets[0].has_threads:
+        return _written_ptx(library, entries, symbols, targets[0], Path(to), weights, say)
     work = _compiled(library, entries, symbols, targets, target, weights, say)
     return _written(work, Path(to), wanted, emit is not None, say)
 
@@ -134,6 +137,17 @@ def _emitted(emit: Iterable[str] | None) -> list[str]:
             else f"export: emit: expected some of {', '.join(EMITS)}, got none"
         )
     return [kind for kind in EMITS if kind in wanted]
+
+
+def _check_emitted(wanted: Sequence[str], asked: bool, target: Target) -> None:
+    """A GPU has PTX and nothing else, other targets have all but that."""
+    if target.has_threads and asked and list(wanted) != ["ptx"]:
+        others = ", ".join(kind for kind in wanted if kind != "ptx")
+        raise TargetError(
+            f"export: emit: expected ptx alone for {target.name}, whose kernels a driver launches, got {others}"
+        )
+    if not target.has_threads and "ptx" in wanted:
+        raise TargetError(f"export: emit: expected target nvptx64 for ptx, got {target.name}")
 
 
 def _named_entries(
@@ -378,44 +392,49 @@ def _check_range(key: str, what: str, count: int, target: Target) -> None:
 def _written(
     work: _Work, folder: Path, wanted: Sequence[str], asked: bool, say: Callable[[str], None]
 ) -> Exported:
-    """Writes everything into a folder beside the files' places, then moves the files there."""
     work.certificate  # noqa: B018  # what can't be compiled or breaks a promise leaves no folder behind
-    made = _made_folders(folder)
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{work.info.name}.", suffix=".tmp", dir=folder))
-    except OSError as error:
-        _remove(made)
-        raise ArtifactError(f"{folder}: expected a writable folder, got {error.strerror or error}") from None
-    try:
+
+    def write(temporary: Path) -> dict[str, str]:
         say("writing")
-        paths = _files(work, temporary, wanted, asked, say)
-        for path in paths.values():
-            os.replace(temporary / path, folder / path)
-        made = []
-    except OSError as error:
-        raise ArtifactError(f"{folder}: expected a writable folder, got {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _remove(made)
+        return _files(work, temporary, wanted, asked, say)
+
+    paths = place_files(folder, work.info.name, write)
     files = {kind: folder / paths[kind] for kind in wanted if kind in paths}
     return Exported(work.info.name, work.info, files, tuple(work.notes))
 
 
-def _made_folders(folder: Path) -> list[Path]:
-    """Makes the folder; gives those that were not there, the innermost first."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _remove(missing)
-        raise ArtifactError(f"{folder}: expected a writable folder, got {error.strerror or error}") from None
-    return missing
+def _written_ptx(
+    library: str, entries: Mapping[str, Entry], symbols: Mapping[str, str], target: Target, folder: Path,
+    weights: Weights, say: Callable[[str], None],
+) -> Exported:  # fmt: skip
+    """For each entry its PTX, launch table, header and constants."""
+    from graphc.codegen.launch_table import launch_table, ptx_files
 
+    contents: dict[str, bytes] = {}
+    kinds: dict[str, str] = {}
+    infos = {}
+    for key, entry in entries.items():
+        say(f"{key}: tracing")
+        graph, donated, _ = _graph_of(key, entry, weights)
+        say(f"{key}: compiling for {target.name}")
+        lowered, ptx = compile_ptx(graph, target, donated, {})
+        table = launch_table(lowered.plan)
+        infos[key] = table.info
+        for file, content in ptx_files(symbols[key], ptx, table).items():
+            contents[file] = content
+            kinds[file.removeprefix(f"{symbols[key]}.") + (f" of {key}" if len(entries) > 1 else "")] = file
 
-def _remove(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    def write(temporary: Path) -> dict[str, str]:
+        say("writing")
+        for file, content in contents.items():
+            write_file(temporary / file, content)
+        return kinds
+
+    paths = place_files(folder, library, write)
+    info = LibraryInfo(
+        library, f"graphc {__version__}", target.name, target.triple, target.features, (target.level,), infos
+    )
+    return Exported(library, info, {kind: folder / file for kind, file in paths.items()})
 
 
 def _files(
@@ -428,10 +447,7 @@ def _files(
     paths: dict[str, str] = {}
 
     def write(kind: str, file: str, content: bytes) -> None:
-        with open(folder / file, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_file(folder / file, content)
         paths[kind] = file
 
     write("object", work.names.object, work.object)

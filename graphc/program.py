@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from graphc import __version__
 from graphc.config import config
-from graphc.errors import GraphcError
+from graphc.errors import ArgumentError, GraphcError, TargetError
 from graphc.ir.graph import Graph
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ProgramInfo, identifier
@@ -113,6 +113,61 @@ def lower_to_plan(
         verify_plan(plan)
     clock("verify")
     return stages, plan
+
+
+def compile_ptx(
+    graph: Graph, target: Target, donated: Donated, seconds: dict[str, float]
+) -> tuple[Lowered, str]:
+    """The lower forms of a graph and the PTX of its kernels; `seconds` gets the time of each part.
+
+    Raises `TargetError` for a target without threads.
+
+    >>> from graphc.codegen.target import target_from_name
+    >>> from graphc.ir.graph import Builder
+    >>> from graphc.ir.types import f32
+    >>> build = Builder()
+    >>> graph = build.graph("f", [build.neg(build.input(f32[8], "x"))])
+    >>> ".entry map0" in compile_ptx(graph, target_from_name("nvptx64"), (), {})[1]
+    True
+    """
+    if not target.has_threads:
+        raise TargetError(f"{graph.name}: expected a target with threads for PTX, got {target.name}")
+    lowered = lower(graph, target, donated, seconds)
+    clock = Clock(seconds)
+    from graphc.codegen.object import compile_assembly
+
+    clock("import")
+    ptx = compile_assembly(lowered.llvm, target)
+    clock("llvm")
+    return lowered, ptx
+
+
+class DeviceProgram:
+    """A graph compiled for a GPU: the same face as `Program`, with PTX and a launch table in place of an object.
+
+    The device is asked for when the program first runs, so that a machine without one compiles too.
+    """
+
+    cached = False
+
+    def __init__(self, graph: Graph, target: Target, donated: Donated) -> None:
+        from graphc.codegen.launch_table import launch_table
+        from graphc.runtime.cuda.executable import CudaExecutable
+
+        self.graph, self.target, self.donated = graph, target, donated
+        self.seconds: dict[str, float] = {}
+        self.lowered, self.ptx = compile_ptx(graph, target, donated, self.seconds)
+        self.launches = launch_table(self.lowered.plan)
+        self.executable = CudaExecutable(self.ptx, self.launches)
+
+    @property
+    def asm(self) -> str:
+        """The target's assembly, which is PTX."""
+        return self.ptx
+
+    @property
+    def object_code(self) -> bytes:
+        raise ArgumentError(f"{self.graph.name}: a program for {self.target.name} is PTX: it has no object")
 
 
 class Program:

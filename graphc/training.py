@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
-from graphc.compiler import CompiledFunction, compile
+from graphc.compiler import CompiledFunction, compile, is_cuda
 from graphc.data import Batch, Dataset, batch_starts, dataset, split
 from graphc.errors import ArgumentError, GraphcError, ShapeError
 from graphc.frontend.array import Array
@@ -25,10 +25,15 @@ from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.parameters import Parameter
+from graphc.frontend.random import key as random_key
+from graphc.frontend.random import split as split_key
 from graphc.frontend.tracer import trace
-from graphc.ir.types import TensorType, dtype_of
+from graphc.ir.types import TensorType, dtype_of, u32
 from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
+
+if TYPE_CHECKING:
+    from graphc.runtime.cuda import DeviceArray
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
 
@@ -107,7 +112,7 @@ def fit(
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
-    return _train(task, train, held, rows, epochs, order, callbacks, drop_last, progress)
+    return _train(task, train, held, rows, epochs, order, seed, callbacks, drop_last, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +130,39 @@ class Task:
         return self.model.apply(params, buffers, x)[0]
 
     def step(
-        self, params: Arrays, buffers: Arrays, state: Arrays, learning_rate: Array, x: Array, y: Array
-    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """One step: new weights, new buffers, new optimiser state, and the numbers of this batch."""
-        grads, new_buffers, numbers = self.gradients(params, buffers, x, y)
-        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        return new_params, new_buffers, new_state, numbers
+        self,
+        params: Arrays,
+        buffers: Arrays,
+        state: Arrays,
+        random: Arrays,
+        learning_rate: Array,
+        x: Array,
+        y: Array,
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays, Arrays]:
+        """One step: new weights, new buffers, new optimiser state, a new key, and the numbers of this batch.
 
-    def gradients(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> tuple[Arrays, Arrays, Arrays]:
-        """The gradient of the loss by each parameter, new buffers, and the numbers of this batch."""
+        `random` holds the key of a model that draws random numbers, else nothing.
+        """
+        grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y)
+        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
+        return new_params, new_buffers, new_state, new_random, numbers
+
+    def gradients(
+        self, params: Arrays, buffers: Arrays, random: Arrays, x: Array, y: Array
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """The gradient of the loss by each parameter, new buffers, a new key, and the numbers of this batch."""
+        key: Array | None = None
+        if random:
+            keys = split_key(random["key"])
+            random, key = {"key": keys[0]}, keys[1]
 
         def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
-            prediction, new_buffers = self.model.apply(params, buffers, x, train=True)
+            prediction, new_buffers = self.model.apply(params, buffers, x, key=key, train=True)
             return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
 
         differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
         (value, (new_buffers, scores)), grads = differentiated(params)
-        return grads, new_buffers, {"loss": value, **scores}
+        return grads, new_buffers, random, {"loss": value, **scores}
 
     def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
         """The numbers of a batch, without a step."""
@@ -151,11 +172,20 @@ class Task:
     def _scores(self, prediction: Array, y: Array) -> Arrays:
         return {name: metric(prediction, y) for name, metric in self.metrics.items()}
 
+    def draws(self, x: TensorType) -> bool:
+        """Whether the model draws random numbers in training on batches of this type."""
+        params, buffers = self.model.parameters, self.model.buffers
+
+        def forward(params: Arrays, buffers: Arrays, x: Array, key: Array) -> Array:
+            return self.model.apply(params, buffers, x, key=key, train=True)[0]
+
+        graph = trace(forward, params, buffers, x, u32[2])
+        return any(v == graph.inputs[-1] for node in graph.nodes for v in node.operands)
+
     def check(self, data: Dataset, rows: int, what: str) -> None:
         """Checks labels against the width of the model's output, and that the loss is a scalar."""
         params, buffers = self.model.parameters, self.model.buffers
-        x = TensorType(dtype_of(data.x.dtype), (rows, *data.x.shape[1:]))
-        y = TensorType(dtype_of(data.y.dtype), (rows, *data.y.shape[1:]))
+        x, y = _rows_of(data.x, rows), _rows_of(data.y, rows)
         (prediction,) = trace(self.predict, params, buffers, x).output_types
         if dtype_of(data.y.dtype).is_integer and data.y.ndim == 1 and prediction.rank == 2:
             try:
@@ -168,24 +198,30 @@ class Task:
                 raise ShapeError(f"fit: {name}: expected a scalar, got {type!r}")
 
 
+def _rows_of(array: np.ndarray, rows: int) -> TensorType:
+    """The type of so many rows of an array."""
+    return TensorType(dtype_of(array.dtype), (rows, *array.shape[1:]))
+
+
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(self, task: Task, batch: Batch, run: Run, state: NumPy | None, rate: np.ndarray) -> None:
-        if state is None:
+    def __init__(self, task: Task, batch: Batch, memory: _Memory, rate: np.ndarray | None) -> None:
+        params, buffers = memory.params, memory.buffers
+        if rate is None:
             function = compile(
-                task.evaluate, run.params, run.buffers, batch.x, batch.y,
+                task.evaluate, params, buffers, batch.x, batch.y,
                 target=task.target, threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, batch.x, batch.y)
+            self._call = function.bind(params, buffers, batch.x, batch.y)
             numbers = cast(NumPy, self._call.outputs)
         else:
             function = compile(
-                task.step, run.params, run.buffers, state, rate, batch.x, batch.y,
-                target=task.target, donate=("params", "buffers", "state"), threads=task.threads,
+                task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
+                target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(run.params, run.buffers, state, rate, batch.x, batch.y)
-            numbers = cast(tuple[NumPy, NumPy, NumPy, NumPy], self._call.outputs)[3]
+            self._call = function.bind(params, buffers, memory.state, memory.random, rate, batch.x, batch.y)
+            numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]
         self.function = function
         self._gather = batch.gather
         self._loss, *self.scores = numbers.values()
@@ -205,16 +241,15 @@ class _Pass:
         task: Task,
         data: Dataset,
         rows: int,
-        run: Run,
-        state: NumPy | None,
-        rate: np.ndarray,
-        drop_last: bool,
+        memory: _Memory,
+        rate: np.ndarray | None,
+        drop_last: bool = False,
     ) -> None:
         self.batches = list(batch_starts(len(data), rows, drop_last))
         self.count = self.batches[-1][1]
-        self._full = _Stepper(task, Batch(data, rows), run, state, rate)
+        self._full = _Stepper(task, Batch(data, rows), memory, rate)
         tail = self.count % rows
-        self._tail = _Stepper(task, Batch(data, tail), run, state, rate) if tail else self._full
+        self._tail = _Stepper(task, Batch(data, tail), memory, rate) if tail else self._full
         self._rows = rows
 
     def __call__(self, order: np.ndarray) -> Iterator[float]:
@@ -246,6 +281,7 @@ def _train(
     rows: int,
     epochs: int,
     order: np.random.Generator,
+    seed: int,
     callbacks: Sequence[AnyCallback],
     drop_last: bool,
     progress: bool,
@@ -265,8 +301,10 @@ def _train(
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
     for watcher in watchers:
         watcher.begin(run)
-    training = _Pass(task, train, rows, run, state, rate, drop_last)
-    validating = _Pass(task, held, min(rows, len(held)), run, None, rate, False) if held is not None else None
+    random = _aligned({"key": random_key(seed)} if task.draws(_rows_of(train.x, rows)) else {})
+    memory = _Memory(run, state, random, task.target)
+    training = _Pass(task, train, rows, memory, rate, drop_last)
+    validating = _Pass(task, held, min(rows, len(held)), memory, None) if held is not None else None
     history.step = training.compiled
     bar = Progress(progress, epochs, len(training.batches))
     weights = _LastGood(run)
@@ -282,6 +320,7 @@ def _train(
                 if step == 1:
                     weights.confirm()
                 bar.steps(1)
+            memory.fetch()
             trained = time.perf_counter() - started
             bad = next((name for name, array in params.items() if not np.isfinite(array).all()), None)
             if bad is not None:
@@ -298,11 +337,13 @@ def _train(
             weights.propose()
             _publish(entries, run)
             stops = [watcher.epoch(run) for watcher in watchers]  # every one is asked
+            memory.send()
             if any(stops):
                 history.stopped = "callback"
                 break
     except KeyboardInterrupt:
         history.stopped = "interrupted"
+        memory.fetch()
     except DivergedError:
         history.stopped = "diverged"
         weights.restore()
@@ -313,6 +354,42 @@ def _train(
             watcher.end(run)
         _publish(entries, run)
     return history
+
+
+class _Memory:
+    """What training changes, where its steps run: weights, buffers, the optimiser's state.
+
+    On a device they stay between steps. The arrays of `run` are what the host sees of them: `fetch` brings those up to
+    date, `send` what a callback wrote there. On the processor both are the same arrays.
+    """
+
+    def __init__(self, run: Run, state: NumPy, random: NumPy, target: str) -> None:
+        self.params: Mapping[str, object] = run.params
+        self.buffers: Mapping[str, object] = run.buffers
+        self.state: Mapping[str, object] = state
+        self.random: Mapping[str, object] = random  # the key of a model that draws random numbers
+        self._pairs: list[tuple[DeviceArray, np.ndarray]] = []
+        if is_cuda(target):
+            from graphc.runtime.cuda import asarray
+
+            on_device = [
+                {name: asarray(a) for name, a in arrays.items()}
+                for arrays in (run.params, run.buffers, state, random)
+            ]
+            self.params, self.buffers, self.state, self.random = on_device
+            self._pairs = [
+                (arrays[name], host)
+                for arrays, hosts in zip(on_device, (run.params, run.buffers))
+                for name, host in hosts.items()
+            ]
+
+    def fetch(self) -> None:
+        for array, host in self._pairs:
+            array.numpy(out=host)
+
+    def send(self) -> None:
+        for array, host in self._pairs:
+            array.copy_from(host)
 
 
 class _LastGood:

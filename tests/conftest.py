@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from graphc.config import VARIABLES, config
+
+if TYPE_CHECKING:
+    from ptx.fake_driver import FakeCuda
 
 # The same examples on every machine and every run; no deadline, because other processes share the machine's cores.
 settings.register_profile(
@@ -38,3 +42,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     config.cache_clear()
     yield
     config.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A machine whose CUDA driver is a fake one, and that has compiled nothing yet."""
+    from ptx.fake_driver import FakeCuda
+
+    from graphc.runtime.cuda import device, driver
+
+    fake = FakeCuda()
+    monkeypatch.setattr(driver, "load_library", lambda: fake)
+    monkeypatch.setattr("graphc.compiler._PROGRAMS", {})
+    for cached in (driver.driver, device):
+        cached.cache_clear()
+    yield fake
+    for cached in (driver.driver, device):
+        cached.cache_clear()

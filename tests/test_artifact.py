@@ -84,7 +84,9 @@ def test_calls_are_followed_through_relocations(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize(("size", "alignment"), [(40, 8), (4000, 16), (9000, 64), (70_000, 64), (300_000, 4)])
+@pytest.mark.parametrize(
+    ("size", "alignment"), [(40, 8), (120, 8), (128, 8), (4000, 16), (9000, 64), (70_000, 64), (300_000, 4)]
+)
 def test_frames_of_all_sizes_and_alignments_are_read(target: str, size: int, alignment: int) -> None:
     text = f"""
     declare void @outside(ptr)
@@ -146,6 +148,29 @@ def test_recursion_has_no_depth(target: str) -> None:
 def test_calls_through_pointers_are_told(target: str) -> None:
     text = 'define void @f(ptr %g) nounwind "no-builtins" { call void %g() call void %g() ret void }'
     assert set(code(text, target).indirect) == {"f"}
+
+
+def test_arm_code_that_is_not_thumb_is_not_followed() -> None:
+    arm = replace(target_from_name("cortex-m7"), triple="armv7a-none-eabihf", cpu="cortex-a9")
+    report = code(PROGRAM, arm)
+    assert report.unread == "code of arm (A32) is not read" and report.depths == {}
+
+
+def test_frame_pointers_and_prefixes_of_other_compilers_are_known() -> None:
+    from graphc.artifact.machine import Instruction, State
+    from graphc.artifact.x86 import X86
+
+    x86 = X86()
+    state = State()
+    for mnemonic, text in (("push", "rbp"), ("mov", "rbp, rsp"), ("sub", "rsp, 0x50")):
+        state = x86.step(Instruction(0, 1, mnemonic, text, b"\x90"), state).state
+    assert state.depth == 0x58
+    for text, depth in (("rsp, -0x80", 0xD8), ("rsp, 0xffffffffffffff80", 0xD8), ("rsp, 0x20", 0x38)):
+        assert x86.step(Instruction(0, 4, "add", text, b"\x48"), state).state.depth == depth
+    state = x86.step(Instruction(0, 1, "leave", "", b"\xc9"), state).state
+    assert state.depth == 0
+    assert not x86.step(Instruction(0, 2, "repz ret", "", b"\xf3\xc3"), state).falls_through
+    assert x86.step(Instruction(0, 3, "notrack jmp", "rax", b"\x3e\xff\xe0"), state).jumps
 
 
 def test_the_red_zone_counts() -> None:

@@ -340,7 +340,7 @@ GOOD: dict[str, np.ndarray] = {
             lambda d: _inputs(d, **{k: v for k, v in GOOD.items() if k != "k"}, kk=GOOD["k"]),
             "@mlp: %k: expected i32[2], got nothing (is it 'kk'?); %kk: expected no such input, got i32[2]\n",
         ),
-        (lambda d: ["ops", "tan"], "ops: expected the name of an op, got 'tan' (did you mean 'tanh'?)\n"),
+        (lambda d: ["ops", "tanhx"], "ops: expected the name of an op, got 'tanhx' (did you mean 'tanh'?)\n"),
     ],
 )
 def test_an_error_is_one_line_and_status_1(

@@ -189,17 +189,19 @@ def test_assembly_for_every_target_of_the_table(target: str, model: Path, capsys
     assert capsys.readouterr().out == "" and "contract0" in Path("out.s").read_text()
 
 
-def test_ptx_needs_schedules_for_gpus_and_a_gpu_as_target(model: Path, capsys: Captured) -> None:
-    status = main(["lower", "mymodel.py:predict", "--to", "ptx"])
-    said = capsys.readouterr()
-    if status:  # where this version has no schedules for GPUs
-        assert said.err.startswith(
-            "graphc: error: lower: nvptx64: expected kernels with block loops, got serial"
-        )
-    else:
-        assert ".entry" in said.out
+def test_ptx_is_for_targets_with_threads(model: Path, capsys: Captured) -> None:
+    assert main(["lower", "mymodel.py:predict", "--to", "ptx"]) == 0
+    plain = capsys.readouterr().out
+    assert ".target sm_80" in plain and ".entry contract0" in plain
+    assert (
+        main(["lower", "mymodel.py:predict", "--to", "ptx", "--target", "cuda:sm_90", "--color", "always"])
+        == 0
+    )
+    assert "sm_90" in re.sub(r"\x1b\[[0-9]+m", "", capsys.readouterr().out)
+    assert main(["lower", "mymodel.py:predict", "--to", "kernels", "--target", "nvptx64"]) == 0
+    assert " block {" in capsys.readouterr().out
     assert main(["lower", "mymodel.py:predict", "--to", "ptx", "--target", "wasm32"]) == 1
-    assert "lower: ptx: expected nvptx64 or a variant as target, got wasm32" in capsys.readouterr().err
+    assert "lower: ptx: expected nvptx64 or cuda as target, got wasm32" in capsys.readouterr().err
 
 
 def test_times_of_the_parts_go_to_standard_error(model: Path, capsys: Captured) -> None:

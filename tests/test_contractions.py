@@ -10,11 +10,15 @@ import pytest
 
 import graphc
 from graphc.codegen.memory import make_plan
-from graphc.codegen.schedules.blocking import Blocking
+from graphc.codegen.program import emit_program
+from graphc.codegen.schedules import operands as operands_module
+from graphc.codegen.schedules import tiles
+from graphc.codegen.schedules.blocking import Blocking, blockings
 from graphc.codegen.schedules.tiles import Contraction
 from graphc.codegen.target import Target, host_target, target_from_name
 from graphc.frontend.array import Array
-from graphc.ir.kernel_print import callees, used_buffers
+from graphc.ir.kernel_print import callees, print_kernel, used_buffers
+from graphc.ir.kernel_text import parse_kernel
 from graphc.ir.plan import run_plan, verify_plan
 from graphc.ir.types import f32, f64
 from graphc.passes.fuse import fuse
@@ -91,12 +95,18 @@ def test_the_interpreted_plan_agrees(form: str) -> None:
 @pytest.mark.parametrize(
     ("form", "shape", "expected"),
     [
-        ("AB", (64, 64, 64), {"form": "outer", "columns": "none", "rows_packed": False}),
-        ("AB", (256, 1024, 640), {"form": "outer", "columns": "copy"}),
+        ("AB", (64, 64, 64), {"form": "outer", "columns": "none", "rows": "none"}),
+        ("AB", (256, 1024, 640), {"form": "outer", "columns": "passing"}),
         ("ABT", (64, 64, 64), {"form": "outer", "columns": "transpose"}),
         ("ABT", (2, 64, 512), {"form": "dot"}),
-        ("ATB", (1024, 640, 70), {"form": "outer", "rows_packed": True}),
+        ("ATB", (1024, 640, 70), {"form": "outer", "rows": "copy"}),
         ("AB", (2, 4096, 100), {"form": "outer", "order": "streams"}),
+        ("AB", (1, 1000, 100), {"form": "outer", "order": "sweeps", "depth": 12}),
+        (
+            "AB",
+            (1, 1024, 100),
+            {"form": "outer", "order": "sweeps", "depth": 4},
+        ),  # rows share the sets of a cache
     ],
 )
 def test_the_cost_model_chooses(form: str, shape: tuple[int, int, int], expected: dict[str, object]) -> None:
@@ -106,6 +116,62 @@ def test_the_cost_model_chooses(form: str, shape: tuple[int, int, int], expected
     assert {name: getattr(chosen, name) for name in expected} == expected
     if host_target().vector_bits >= target.vector_bits and host_target().triple.startswith("x86_64"):
         check(FORMS[form][0], a, b, target, FORMS[form][0](a, b))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize(
+    ("form", "shape"), [("AB", (5, 21, 150)), ("AB", (1, 37, 40)), ("ATB", (9, 5, 40)), ("ABT", (6, 21, 20))]
+)
+def test_every_kind_of_blocking_computes_the_product(
+    form: str, shape: tuple[int, int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each kind that the cost model may choose from: compiled where the target runs here, some interpreted."""
+    target = replace(target_from_name(name), cache_bytes=(1024, 4096))
+    a, b = operands(form, *shape)
+    expected = FORMS[form][0](a, b)
+    kinds: dict[tuple[object, ...], Blocking] = {}
+
+    def keep(product: operands_module.Product, target: Target, lanes: int) -> Blocking:
+        found = sorted(blockings(product, target, lanes), key=lambda c: c.cost)
+        for c in found:
+            kinds.setdefault((c.form, c.swapped, c.columns, c.rows, c.order, c.tile.chains > 1), c)
+        return found[0]
+
+    monkeypatch.setattr(tiles, "choose_blocking", keep)
+    graph = fuse(simplify(graphc.trace(FORMS[form][0], a, b)))
+    make_plan(graph, target)
+    runs = host_target().triple.startswith("x86_64") and target.vector_bits <= host_target().vector_bits
+    for number, kind in enumerate(kinds.values()):
+        monkeypatch.setattr(tiles, "choose_blocking", lambda *_, kind=kind: kind)
+        if not runs or name == "x86-64-v3":
+            result = run_plan(make_plan(graph, target), [a, b])[0]
+            np.testing.assert_allclose(result, expected, atol=1e-4, err_msg=str(kind))  # type: ignore[arg-type]
+        if runs:
+            exe = graphc.compile(FORMS[form][0], a, b, target=target, name=f"kind{number}")
+            np.testing.assert_allclose(exe(a, b), expected, atol=1e-4, err_msg=str(kind))  # type: ignore[arg-type]
+
+
+def test_what_the_first_rows_read_is_packed_as_they_go() -> None:
+    """Two tiles of rows with 16 registers: the second one reads what the first one stored."""
+    target = replace(target_from_name("x86-64-v3"), cache_bytes=(32 << 10, 1 << 20))
+    a, b = operands("AB", 8, 512, 512)
+    chosen = blocking(FORMS["AB"][0], a, b, target)
+    assert (chosen.columns, chosen.tile.rows, chosen.tile.vectors) == ("passing", 4, 3)
+    plan = make_plan(fuse(simplify(graphc.trace(FORMS["AB"][0], a, b))), target)
+    text = print_kernel(plan.kernels[0])
+    assert "prefetch far" in text
+    assert print_kernel(parse_kernel(text)) == text
+    assert "i32 0, i32 2, i32 1)" in emit_program(plan, target)
+
+
+def test_rows_are_splatted_once_where_a_splat_is_slow() -> None:
+    a, b = operands("AB", 64, 512, 128)
+    caches = (32 << 10, 1 << 20)
+    chosen = {
+        name: blocking(FORMS["AB"][0], a, b, replace(target_from_name(name), cache_bytes=caches)).rows
+        for name in ("x86-64", "x86-64-v3")
+    }
+    assert chosen == {"x86-64": "splats", "x86-64-v3": "none"}
 
 
 @pytest.mark.parametrize("registers", [16, 32])

@@ -185,6 +185,31 @@ def test_the_page_shows_what_its_programs_print(tmp_path: Path) -> None:
     assert load(tmp_path / "out" / "classify.so").info.name == "classify"
 
 
+POOL_MAIN = """
+static int64_t counts[100];
+static void body(void *state, int64_t chunk) { __atomic_fetch_add((int64_t *)state + chunk, 1, __ATOMIC_RELAXED); }
+int main(void) {
+    pool p = {3};
+    int64_t i;
+    parallel_for(&p, body, counts, 100);
+    for (i = 0; i < 100; i++)
+        if (counts[i] != 1) return 1;
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("gcc"), reason="needs threads of POSIX and a C compiler"
+)
+def test_the_pages_pool_runs_every_chunk_once(tmp_path: Path) -> None:
+    (pool,) = [p for p in re.findall(r"^```c\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE) if "pthread" in p]
+    (tmp_path / "pool.c").write_text(pool + POOL_MAIN)
+    strict = ["-std=gnu11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
+    subprocess.run(["gcc", *strict, "pool.c", "-o", "pool"], cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "pool"], check=True, timeout=30)
+
+
 def test_the_page_has_every_status_and_target() -> None:
     for status, name in enumerate(STATUS_NAMES):
         assert f"| {status} | `{name}` | " in PAGE and status in STATUS

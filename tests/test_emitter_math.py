@@ -238,9 +238,8 @@ def test_transcendentals_are_machine_code_of_our_own(dtype: DType, target: str) 
     exprs: dict[str, Expr] = {p.name: Apply(p.name, operands[: p.arity]) for p in TRANSCENDENTAL}
     found = compute(TARGETS[target], 16, exprs, (bx, by), (x, y))
     for primitive in TRANSCENDENTAL:
-        wide = (
-            [a.astype(np.longdouble) for a in (x, y)] if primitive.name != "erf" else [x.astype(np.float64)]
-        )
+        kind = np.float64 if primitive.name == "erf" else np.longdouble
+        wide = [a.astype(kind) for a in (x, y)]
         wanted = primitive.numpy(*wide[: primitive.arity]).astype(dtype.numpy)
         bound = 16 * np.finfo(dtype.numpy).eps  # tests of the expansions bound them sharply
         with np.errstate(all="ignore"):

@@ -524,7 +524,14 @@ def test_bad_entries_are_refused(
     ("options", "error", "text"),
     [
         ({"target": "z80"}, TargetError, "target: expected one of cpu, x86-64-any, .*wasm32-nosimd, .*got 'z80'"),
-        ({"target": "nvptx64"}, TargetError, "expected a target with C functions, got nvptx64"),
+        (
+            {"target": "nvptx64", "emit": ["object", "ptx"]},
+            TargetError,
+            "emit: expected ptx alone for nvptx64, whose kernels a driver launches, got object",
+        ),
+        ({"emit": "ptx"}, TargetError, "emit: expected target nvptx64 for ptx, got x86-64"),
+        ({"target": "nvptx64", "arch": "sm_1"}, TargetError, "expected one of sm_80, "),
+        ({"target": "wasm32", "arch": "sm_80"}, TargetError, "expected no architecture, got 'sm_80'"),
         ({"emit": ["object", "exe"]}, ArgumentError, "emit: expected some of object, .*asm, got 'exe'"),
         ({"emit": []}, ArgumentError, "emit: expected some of object, .* got none"),
         ({"weights": "inside"}, ArgumentError, 'expected "arguments" or "embedded", got \'inside\''),

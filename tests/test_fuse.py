@@ -15,7 +15,7 @@ from graphc.compiler import compile as compile_graph
 from graphc.frontend import activations, losses
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
-from graphc.frontend.optim import SGD, Adam, Optimizer
+from graphc.frontend.optim import SGD, Adam, AdamW, Optimizer
 from graphc.frontend.tracer import trace
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
@@ -247,7 +247,8 @@ def test_a_marked_diagonal_that_is_an_output_is_stored_once() -> None:
 
 # ------------------------------------------------------------------------------------------------- whole training steps
 
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(0.1), "momentum": SGD(0.1, momentum=0.9), "adam": Adam(0.1)}
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(0.1), "momentum": SGD(0.1, momentum=0.9), "adam": Adam(0.1),
+    "nesterov": SGD(0.1, momentum=0.9, weight_decay=0.1, nesterov=True), "adamw": AdamW(0.1)}  # fmt: skip
 SIZES = (6, 9, 8, 5)
 
 
@@ -297,7 +298,7 @@ def test_updates_are_in_the_store_of_the_weight_gradients_and_no_buffer_holds_a_
         assert all(
             v in fused.outputs for v in node.results
         )  # the new weight and the new state, not the gradient
-        assert len(node.results) == {"sgd": 1, "momentum": 2, "adam": 3}[name]
+        assert len(node.results) == {"sgd": 1, "momentum": 2, "nesterov": 2, "adam": 3, "adamw": 3}[name]
     count = len([n for n in graph.input_names if n.startswith(("p", "state"))])
     donated = [(i, i + 1) for i in range(count)]
     plan = make_plan(fused, host_target(), donated)

@@ -17,7 +17,8 @@ ALLOWED = {
     "frontend": CELLAR | {"ir", "frontend"},
     "passes": CELLAR | {"ir", "passes"},
     "artifact": CELLAR | {"artifact"},
-    "codegen": CELLAR | {"ir", "codegen", "artifact", "runtime.abi", "runtime.c_names", "runtime.mapping"},
+    "codegen": CELLAR
+    | {"ir", "codegen", "artifact", "runtime.abi", "runtime.c_names", "runtime.launches", "runtime.mapping"},
     "runtime": CELLAR | {"runtime"},
 }
 # the drivers at the top of the house, which a room may only call from inside a function

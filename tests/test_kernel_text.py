@@ -20,7 +20,10 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -33,6 +36,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
     constant,
     load,
     loop,
@@ -97,6 +101,17 @@ def tree(node: Expr | Stmt | Kernel) -> Tree:
     if isinstance(node, Call):
         windows = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in node.windows)
         return ("call", node.kernel.name, windows, tuple(map(tree, node.scalars)))
+    if isinstance(node, Copy):
+        places = ((node.buffer, node.indices), (node.source, node.source_indices))
+        where = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in places)
+        return ("copy", node.count, where, None if node.condition is None else tree(node.condition))
+    if isinstance(node, Commit):
+        return ("commit",)
+    if isinstance(node, Wait):
+        return ("wait", node.pending)
+    if isinstance(node, Exchange):
+        results = tuple((buffer_tree(b), tuple(map(tree, indices))) for b, indices in node.results)
+        return ("exchange", node.name, tuple(map(tree, node.args)), results)
     assert isinstance(node, Kernel)
     scalars = tuple(map(tree, node.scalars))
     return (node.name, tuple(map(buffer_tree, node.params)), scalars, *map(tree, node.body))
@@ -141,6 +156,11 @@ def test_every_statement_and_expression_survives_a_round_trip() -> None:
         ),
         If(C, (Barrier(),), (Atomic("add", B, (ROW, J), load(B, 0, ROW)),)),
         If(C, (), ()),
+        Copy(padded, (ROW, J), B, (J, ROW), 4, C),
+        Copy(padded, (ROW, J), B, (J, ROW)),
+        Commit(),
+        Wait(2),
+        Exchange('odd "name"\\', (X, ROW), ((local, (J, ROW)), (local, (ROW, J)))),
         loop(
             Var("t"), ROW, 9, [Let(Var("u", f64), special), Let(Var("w", i32), Bitcast(i32, X))], 3, "thread"
         ),

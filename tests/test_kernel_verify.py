@@ -92,6 +92,7 @@ def written(body: str) -> Kernel:
 
 
 LANES = "for %l = 0 to 8 step 1 vector"
+MMA = "llvm.nvvm.mma.m16n8k8.row.col.tf32"
 RULES = [
     # data types
     ("let %t: f32 = 1", "let: expected a value of type f32, got i64"),
@@ -209,16 +210,36 @@ RULES = [
         "store: expected lanes 0 to 8 for the last dimension of register buffer %r, got lanes 0 to 4",
     ),
     (
-        f"alloc %r: f32[8] reg {LANES} {{ store %r[%l] = 1.0 }} store %y[0] = load %r[3]",
-        "store: expected register buffer %r accessed by lane as before, got by element",
-    ),
-    (
-        f"alloc %r: f32[8] reg store %r[3] = 1.0 {LANES} {{ store %y[%l] = load %r[%l] }}",
-        "store: expected register buffer %r accessed by element as before, got by lane",
-    ),
-    (
         "alloc %r: f32[4] reg atomic add %r[0] = 1.0",
         "atomic: expected an atomic step on memory, got register buffer %r",
+    ),
+    # copies and exchanges
+    ("alloc %s: f32[8] shared copy 3 %s[0] = %x[0]", "copy: expected a copy of 4, 8, 16 bytes, got 12"),
+    ("copy 1 %y[0] = %x[0]", "copy: expected a copy to shared memory, got %y"),
+    ("alloc %s: f32[8] shared copy 1 %s[0] = %s[4]", "copy: expected a copy from global memory, got %s"),
+    ("alloc %s: f32[8] shared copy 1 %s[0] = %w[0]", "copy: expected a copy of f32, got i32"),
+    ("alloc %s: f32[8] shared copy 1 %s[0] = %x[0] if 1", "copy: expected a condition of type bool, got i64"),
+    (
+        "alloc %s: f32[8] shared copy 4 %s[0] = %x[5]",
+        "copy: expected 0 <= index < 8 in dimension 0 of %x, got 8",
+    ),
+    (
+        "alloc %s: f32[8] shared copy 4 %s[5] = %x[0]",
+        "copy: expected 0 <= index < 8 in dimension 0 of %s, got 8",
+    ),
+    (
+        "alloc %s: f32[4,4] strides(1, 4) shared copy 4 %s[0, 0] = %x[0]",
+        "copy: expected neighbouring elements of %s, got a last dimension with gaps",
+    ),
+    (f"{LANES} {{ commit }}", "commit: expected a commit outside of vector loops, got one inside"),
+    (f"{LANES} {{ wait 0 }}", "wait: expected a wait outside of vector loops, got one inside"),
+    (
+        f'for %t = 0 to 32 step 1 thread {{ exchange "{MMA}"(%n) to %y[0] }}',
+        "exchange: expected results in registers, got %y in global memory",
+    ),
+    (
+        f'alloc %r: f32[4] reg exchange "{MMA}"(%n) to %r[0]',
+        f"exchange: expected an exchange inside of a thread loop, got '{MMA}' outside",
     ),
     # calls
     ("call @f(%x[0]; %a)", "call: expected 2 windows for @f, got 1"),

@@ -168,6 +168,15 @@ def test_kinds_of_tokens_are_those_of_the_grammar(compiled: CompiledFunction) ->
     assert {f"@{compiled.graph.name}", "@contract0"} <= found["symbol"]
 
 
+def test_levels_of_a_program_for_a_gpu_show_too() -> None:
+    f = graphc.compile(graphc.value_and_grad(loss), graphc.f32[64, 64], graphc.f32[64, 64], target="cuda")
+    assert parse_kernels(str(f.kernels)) and isinstance(f.ptx, str)
+    for level in (f.kernels, f.plan, f.ptx, f.asm, f.memory, f.stages, f):
+        assert _Tags(level._repr_html_()).names <= HARMLESS
+    for token in tokens(str(f.kernels)):
+        assert token.kind or not re.search(r"[A-Za-z]", token.text), token
+
+
 def test_a_long_text_is_cut_in_a_notebook_and_says_so() -> None:
     page = to_html("\n".join(["%0 = neg %x : f32[2]"] * 1000))
     assert "600 more lines" in page and page.count('class="op"') == 400

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from graphc.errors import ArgumentError, ShapeError, TraceError
-from graphc.frontend import init, nn
+from graphc.frontend import init, nn, random
 from graphc.frontend.array import Array
 from graphc.frontend.tracer import trace
 from graphc.frontend.tree import flatten
@@ -101,6 +101,19 @@ ACTIVATIONS: list[tuple[nn.Module, Callable[[np.ndarray], np.ndarray]]] = [
     (nn.Softplus(), lambda x: np.logaddexp(x, 0)),
     (nn.GELU(), lambda x: x * 0.5 * (1 + ERF(x / np.sqrt(2)))),
     (nn.GELU("tanh"), lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+    (nn.ELU(), lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)),
+    (nn.ELU(0.5), lambda x: np.where(x > 0, x, 0.5 * (np.exp(np.minimum(x, 0)) - 1))),
+    (
+        nn.SELU(),
+        lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
+    ),
+    (nn.SiLU(), lambda x: x / (1 + np.exp(-x))),
+    (nn.Mish(), lambda x: x * np.tanh(np.log(1 + np.exp(x)))),
+    (nn.Hardtanh(), lambda x: np.clip(x, -1, 1)),
+    (nn.Hardtanh(-2, 0.5), lambda x: np.clip(x, -2, 0.5)),
+    (nn.Hardsigmoid(), lambda x: np.clip((x + 3) / 6, 0, 1)),
+    (nn.Hardswish(), lambda x: x * np.clip((x + 3) / 6, 0, 1)),
+    (nn.PReLU(init=0.2), lambda x: np.where(x > 0, x, np.float32(0.2) * x)),
     (nn.Softmax(-1), lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)),
     (nn.Softmax(0), lambda x: np.exp(x) / np.exp(x).sum(0, keepdims=True)),
     (nn.LogSoftmax(1), lambda x: x - np.log(np.exp(x).sum(1, keepdims=True))),
@@ -116,7 +129,7 @@ def test_activations_and_their_derivatives(
     x = RNG.normal(0, 2, (4, 5))
     np.testing.assert_allclose(forward(layer, x), expected(x), rtol=1e-13, atol=1e-15)
     weights, direction = RNG.normal(size=(4, 5)), RNG.normal(size=(4, 5))
-    (gradient,) = run(grad(lambda x: (layer(x) * weights).sum()), x)
+    (gradient,) = run(grad(lambda x: (layer.apply(dict(layer.parameters), {}, x)[0] * weights).sum()), x)
     h = 1e-6
     slope = ((expected(x + h * direction) - expected(x - h * direction)) * weights).sum() / (2 * h)
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-7)
@@ -137,12 +150,126 @@ def test_activations_at_zero_infinity_and_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "at_zero"), [(nn.relu, 0.0), (nn.leaky_relu, 0.01), (nn.softplus, 0.5), (nn.gelu, 0.5)]
+    ("function", "at_zero"),
+    [
+        (nn.relu, 0.0),
+        (nn.leaky_relu, 0.01),
+        (nn.softplus, 0.5),
+        (nn.gelu, 0.5),
+        (nn.elu, 1.0),
+        (nn.silu, 0.5),
+        (lambda x: nn.hardtanh(x, 0, 6), 0.0),
+        (nn.hardsigmoid, 1 / 6),
+        (nn.hardswish, 0.5),
+        (lambda x: nn.hardtanh(x - 1), 0.0),
+        (lambda x: nn.hardswish(x + 3), 1.0),
+        (lambda x: nn.hardswish(x - 3), 0.0),
+    ],
 )
 def test_derivatives_at_zero_are_the_documented_ones(
     function: Callable[[Array], Array], at_zero: float
 ) -> None:
     assert run(grad(function), np.float64(0).reshape(()))[0] == at_zero
+
+
+def test_activations_far_out_neither_overflow_nor_lose_their_derivative() -> None:
+    x = np.float32([-1000, 1000, np.inf, np.nan])
+    for function, at, slope in (
+        (nn.elu, [-1, 1000, np.inf, np.nan], [0, 1, 1, np.nan]),
+        (nn.selu, [-1.7580993, 1050.701, np.inf, np.nan], [0, 1.050701, 1.050701, np.nan]),
+        (nn.mish, [0, 1000, np.inf, np.nan], None),
+        (nn.hardswish, [0, 1000, np.inf, np.nan], [0, 1, 1, np.nan]),
+        (nn.hardsigmoid, [0, 1, 1, np.nan], None),
+        (nn.hardtanh, [-1, 1, 1, np.nan], None),
+    ):
+        np.testing.assert_allclose(run(function, x)[0], np.float32(at), rtol=1e-6)
+        if slope is not None:
+            (got,) = run(grad(lambda x, f=function: f(x).sum()), x[:2])  # type: ignore[misc]
+            np.testing.assert_allclose(got, np.float32(slope[:2]), rtol=1e-6)
+
+
+def test_prelu_has_a_slope_for_each_channel_that_is_trained() -> None:
+    layer = nn.PReLU(3)
+    layer.load_state({"weight": np.float32([0.1, 0.2, 0.3])})
+    x = RNG.normal(size=(2, 3, 4)).astype(np.float32)
+    slope = np.float32([0.1, 0.2, 0.3]).reshape(3, 1)
+    np.testing.assert_allclose(forward(layer, x), np.where(x > 0, x, slope * x), rtol=1e-6)
+    (got,) = run(grad(lambda p: layer.apply(p, {}, x)[0].sum()), layer.parameters)
+    np.testing.assert_allclose(got, np.minimum(x, 0).sum(axis=(0, 2)), rtol=1e-5)
+    with pytest.raises(
+        ShapeError, match=r"test_nn\.py:\d+: prelu: expected 3 channels in dimension 1, got \[2, 4\]"
+    ):
+        trace(lambda x: layer(x), f32[2, 4])
+
+
+def test_dropout_keeps_the_mean_in_training_and_does_nothing_else() -> None:
+    model = nn.Sequential(nn.Dropout(0.25), nn.Dropout(0.0))
+    x = RNG.uniform(1, 2, (200, 300)).astype(np.float32)
+
+    def call(x: np.ndarray, train: bool, seed: int = 1) -> np.ndarray:
+        key = random.key(seed)
+        return run(lambda x, key: model.apply({}, {}, x, key=key, train=train)[0], x, key)[0]
+
+    np.testing.assert_array_equal(call(x, train=False), x)
+    y = call(x, train=True)
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], x[kept] / 0.75, rtol=1e-6)
+    assert kept.mean() == pytest.approx(0.75, abs=0.006)
+    np.testing.assert_array_equal(call(x, train=True), y)
+    assert ((call(x, train=True, seed=2) != 0) != kept).mean() == pytest.approx(2 * 0.75 * 0.25, abs=0.01)
+    np.testing.assert_array_equal(model(x), x)  # a plain call is no training
+    (slope,) = run(
+        grad(lambda x, key: model.apply({}, {}, x, key=key, train=True)[0].sum()), x, random.key(1)
+    )
+    np.testing.assert_array_equal(slope, np.where(kept, np.float32(1 / 0.75), 0))
+    np.testing.assert_array_equal(
+        run(lambda x, key: nn.dropout(x, key, 1.0), x[:2], random.key(1))[0], np.zeros((2, 300))
+    )
+
+
+def test_two_dropouts_of_one_model_draw_different_masks() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    (y,) = run(
+        lambda x, key: model.apply({}, {}, x, key=key, train=True)[0],
+        np.ones(20_000, np.float32),
+        random.key(0),
+    )
+    assert set(np.unique(y)) == {0, 4} and (y != 0).mean() == pytest.approx(0.25, abs=0.015)
+
+
+def test_dropout_says_what_it_needs() -> None:
+    model = nn.Sequential(nn.Dropout())
+    with pytest.raises(
+        ArgumentError, match=r"test_nn\.py:\d+: Dropout: expected a call by model.apply\(..., key=key\)"
+    ):
+        trace(lambda x: model.apply({}, {}, x, train=True)[0], f32[3])
+    for p in (-0.1, 1.5, math.nan, "half"):
+        with pytest.raises(
+            ArgumentError, match=r"test_nn\.py:\d+: Dropout: p: expected a probability from 0 to 1"
+        ):
+            nn.Dropout(p)  # type: ignore[arg-type]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("layer", [case[0] for case in ACTIVATIONS], ids=repr)
+def test_activations_and_their_derivatives_are_pytorchs(layer: nn.Module) -> None:
+    torch = pytest.importorskip("torch")
+    peer = eval(repr(layer), vars(torch.nn)).double()
+    if isinstance(layer, nn.PReLU):
+        layer.load_state({"weight": np.float32([0.25])})
+    kinks = (
+        [-1.0, 1.0, 0.0] if isinstance(layer, (nn.Hardtanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU)) else []
+    )
+    x = np.concatenate([RNG.normal(0, 3, 60 - len(kinks)), kinks]).reshape(4, 15)
+    theirs = torch.tensor(x, requires_grad=True)
+    out = peer(theirs)
+    weights = RNG.normal(size=x.shape)
+    (out * torch.tensor(weights)).sum().backward()
+    np.testing.assert_allclose(forward(layer, x), out.detach().numpy(), rtol=1e-12, atol=1e-14)
+    (got,) = run(grad(lambda x: (layer.apply(dict(layer.parameters), {}, x)[0] * weights).sum()), x)
+    # its slope of the hard sigmoid is 1/6 in f32
+    tolerance = 1e-7 if isinstance(layer, nn.Hardsigmoid) else 1e-11
+    np.testing.assert_allclose(got, theirs.grad.numpy(), rtol=tolerance, atol=1e-13)
 
 
 def test_softplus_has_the_right_second_derivative_at_zero_and_far_out() -> None:
@@ -343,11 +470,17 @@ def test_buffers_come_back_changed_in_training_and_unchanged_otherwise() -> None
 def test_the_key_reaches_the_layers() -> None:
     class Noise(nn.Module):
         def forward(self, *inputs: Array) -> Array:
-            assert self.random_key is not None
-            return inputs[0] + self.random_key
+            return inputs[0] + random.bits(self.next_key(), 2) + random.bits(self.next_key(), 2)
 
-    got = run(lambda x, key: Noise().apply({}, {}, x, key=key)[0], np.float32([1]), np.float32([5]))
-    np.testing.assert_array_equal(got[0], [6])
+    key = random.key(5)
+    (got,) = run(lambda x, key: Noise().apply({}, {}, x, key=key)[0], np.uint32([1, 2]), key)
+    first, second = (
+        run(lambda k, n=n: random.bits(random.fold_in(k, n), 2), key)[0]  # type: ignore[misc]
+        for n in (1, 2)
+    )
+    np.testing.assert_array_equal(got, np.uint32([1, 2]) + first + second)
+    with pytest.raises(ArgumentError, match=r"test_nn\.py:\d+: Noise: expected a call by model.apply"):
+        trace(lambda x: Noise().apply({}, {}, x)[0], np.uint32([1, 2]))
 
 
 def test_wrong_inputs_name_the_layer_and_the_callers_line() -> None:

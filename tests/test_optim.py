@@ -75,6 +75,29 @@ def test_adam_follows_its_formula(betas: tuple[float, float], decay: float) -> N
         np.testing.assert_allclose(got[name], w, rtol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_nesterovs_momentum_follows_its_formula(decay: float) -> None:
+    got = follow(optim.SGD(1.0, momentum=0.9, weight_decay=decay, nesterov=True), START, GRADS, 0.05)
+    for name, start in START.items():
+        w, b = start.copy(), np.zeros_like(start)
+        for grads in GRADS:
+            g = grads[name] + decay * w
+            b = 0.9 * b + g
+            w = w - 0.05 * (g + 0.9 * b)
+        np.testing.assert_allclose(got[name], w, rtol=1e-13)
+
+
+def test_adamw_shrinks_the_weights_apart_from_the_gradients() -> None:
+    got = follow(optim.AdamW(1.0, weight_decay=0.1), START, GRADS, 0.05)
+    for name, start in START.items():
+        w, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
+        for t, grads in enumerate(GRADS, start=1):
+            m = 0.9 * m + 0.1 * grads[name]
+            v = 0.999 * v + 0.001 * grads[name] ** 2
+            w = w - 0.05 * 0.1 * w - 0.05 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(got[name], w, rtol=1e-12)
+
+
 def test_adams_first_step_in_f32_keeps_its_digits() -> None:
     """1 - 0.999 in f32 is off by 5e-5 of itself; the step must not be."""
     params, grads = {"w": np.float32([0.0])}, {"w": np.float32([0.3])}
@@ -85,7 +108,7 @@ def test_adams_first_step_in_f32_keeps_its_digits() -> None:
 
 def test_a_step_keeps_f32_weights_f32_whatever_the_rates_type() -> None:
     params = {"w": np.float32([1.0])}
-    for optimizer in (optim.SGD(0.1, 0.9, 0.1), optim.Adam()):
+    for optimizer in (optim.SGD(0.1, 0.9, 0.1, nesterov=True), optim.Adam(), optim.AdamW()):
         args = (params, params, optimizer.init(params), np.float64(0.1).reshape(()))
         graph = trace(optimizer.update, *args)
         assert {t.dtype.name for t in graph.output_types} <= {"f32", "i32"}
@@ -109,6 +132,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         ArgumentError, match=r"Adam: betas: expected two numbers in \[0, 1\), got \(0.9, 1.0\)"
     ):
         optim.Adam(betas=(0.9, 1.0))
+    with pytest.raises(ArgumentError, match="AdamW: eps: expected a finite number of at least 0, got -1"):
+        optim.AdamW(eps=-1)
+    with pytest.raises(ArgumentError, match="SGD: nesterov: expected a momentum above 0, got 0"):
+        optim.SGD(0.1, nesterov=True)
 
 
 def test_dicts_that_do_not_fit_together_are_named() -> None:
@@ -125,7 +152,13 @@ def test_steps_are_those_of_pytorch(decay: float) -> None:
     torch = pytest.importorskip("torch")
     pairs = [
         (optim.SGD(0.1, momentum=0.9, weight_decay=decay), torch.optim.SGD, {"momentum": 0.9}),
+        (
+            optim.SGD(0.1, momentum=0.9, weight_decay=decay, nesterov=True),
+            torch.optim.SGD,
+            {"momentum": 0.9, "nesterov": True},
+        ),
         (optim.Adam(0.1, weight_decay=decay), torch.optim.Adam, {}),
+        (optim.AdamW(0.1, weight_decay=decay), torch.optim.AdamW, {}),
     ]
     for ours, theirs, settings in pairs:
         leaves = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in START.items()}

@@ -271,7 +271,7 @@ def test_error_shows_file_line_column_the_line_and_a_caret() -> None:
         ("graphc x", "<text>:1:8: expected format version 1, got x"),
         ("graphc 1\nmodule @f", "<text>:2:1: expected 'graph', got module"),
         ("\x7fELF\x02\x01\x00\x00", "<text>:1:1: expected text of a graph, got '\\x7f'"),
-        (one("%0 = tanhh %x : f32[2]"), "3:8: expected a registered op, got tanhh (did you mean tanh?)"),
+        (one("%0 = tanhh %x : f32[2]"), "3:8: expected a registered op, got tanhh (did you mean tanh or atanh?)"),
         (one("%0 = __class__ %x : f32[2]"), "3:8: expected a registered op, got __class__"),
         (one("%0 = input : f32[2]"), "3:8: expected a registered op, got input"),
         (one("%0 = exp %hidden1 : f32[2]", inputs="%hidden: f32[2]"), "got %hidden1 (did you mean %hidden?)"),

@@ -88,6 +88,32 @@ def test_the_compiled_target_takes_the_same_steps() -> None:
             np.testing.assert_allclose(model.parameters[name], array, rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_with_dropout_is_trained_by_its_seed_alone() -> None:
+    def trained(seed: int, target: str = "cpu", p: float = 0.3) -> tuple[nn.Sequential, History]:
+        model = nn.Sequential(
+            nn.Linear(3, 16), nn.Dropout(p), nn.Tanh(), nn.Dropout(p), nn.Linear(16, 2)
+        ).init(0)
+        return model, train(model, epochs=4, seed=seed, target=target)
+
+    model, history = trained(1)
+    again, oracle = trained(1)[0], trained(1, "interpreter")[0]
+    for name, array in model.parameters.items():
+        np.testing.assert_array_equal(again.parameters[name], array)
+        np.testing.assert_allclose(oracle.parameters[name], array, rtol=1e-4, atol=1e-5)
+        assert (trained(2)[0].parameters[name] != array).any()
+    assert history["loss"][0] != trained(1, p=0.0)[1]["loss"][0]
+    keys = [n for n in history.step.graph.input_names if "key" in n]  # type: ignore[union-attr]
+    assert keys == ["random.key"]
+    assert not any("key" in n for n in trained(1, p=0.0)[1].step.graph.input_names)  # type: ignore[union-attr]
+
+
+def test_every_step_draws_new_masks() -> None:
+    """With a rate of 0 the weights stay, so that only the masks can change the loss from epoch to epoch."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).init(0)
+    history = train(model, optimizer=optim.SGD(0.0), epochs=5, batch_size=22, target="cpu")
+    assert len(set(history["loss"])) == 5
+
+
 def test_drop_last_leaves_the_partial_batch_out() -> None:
     model = linear()
     weight, _, losses = sgd_by_hand(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from graphc.artifact.model import Bytes, Kind, ObjectFile, Relocation, Section, Symbol, damaged
 
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+_ARM = 40
 _RELOCATABLE, _SHARED, _EXECUTABLE = 1, 3, 2
 _SYMBOLS, _RELA, _NOBITS, _REL, _DYNAMIC_SYMBOLS = 2, 4, 8, 9, 11
 _WRITE, _ALLOC, _CODE = 1, 2, 4
@@ -65,6 +66,9 @@ def read_elf(data: bytes) -> ObjectFile:
         first[number] = len(symbols)
         own = headers[number][1] == (_SYMBOLS if kind == _RELOCATABLE else _DYNAMIC_SYMBOLS)
         symbols += _symbols(part(number), part(headers[number][6]), wide, machine, own, sections)
+    name = _MACHINES.get(machine, f"ELF machine {machine}")
+    if machine == _ARM and any(_in_arm_state(Bytes(part(number).data, file.what)) for number in tables):
+        name = "arm (A32)"
     relocations = []
     for number, (_, form, _, _, _, _, link, target, *_) in enumerate(headers):
         if kind != _RELOCATABLE or form not in (_RELA, _REL) or link not in first:
@@ -75,10 +79,16 @@ def read_elf(data: bytes) -> ObjectFile:
             file.check(which < known, f"one of {known} symbols", which)
             relocations.append(Relocation(target, offset, first[link] + which, addend, relocation))
     return ObjectFile(
-        "elf", _MACHINES.get(machine, f"ELF machine {machine}"), 64 if wide else 32, kind != _RELOCATABLE,
+        "elf", name, 64 if wide else 32, kind != _RELOCATABLE,
         tuple(sections), tuple(symbols), tuple(relocations),
         _executable_stack(file, wide, kind, headers, sections, (segments, segment_bytes, segment_count)),
     )  # fmt: skip
+
+
+def _in_arm_state(entries: Bytes) -> bool:
+    """Whether any function of an Arm file is of the instruction set whose addresses are even."""
+    symbols = entries.table("<IIIBBH", 0, len(entries) // 16)
+    return any(info & 15 == 2 and home and not value & 1 for _, value, _, info, _, home in symbols)
 
 
 def _symbols(
@@ -94,7 +104,7 @@ def _symbols(
         else:
             name, value, length, info, other, home = fields
         kind = _KINDS.get(info & 15, "other")
-        if machine == 40 and kind == "function":
+        if machine == _ARM and kind == "function":
             value &= ~1  # the lowest bit says that it is Thumb code
         section = home if 0 < home < _RESERVED else None
         entries.check(section is None or section < len(sections), f"one of {len(sections)} sections", home)

@@ -29,7 +29,8 @@ class CodeReport:
 
     frames: dict[Place, Frame] = field(default_factory=dict)
     depths: dict[str, int] = field(default_factory=dict)  # of visible functions, the return address included
-    problems: dict[str, str] = field(default_factory=dict)  # of functions whose depth is not known: why
+    refused: dict[Place, str] = field(default_factory=dict)  # functions that can't be followed: why
+    problems: dict[str, str] = field(default_factory=dict)  # visible functions whose depth is not known: why
     calls_out: dict[str, list[str]] = field(default_factory=dict)  # name → functions that call it
     indirect: list[str] = field(default_factory=list)  # functions that call what is known at run time only
     extensions: dict[str, list[str]] = field(
@@ -101,14 +102,14 @@ def _follow(code: Code, starts: list[Place], report: CodeReport) -> None:
     waiting = list(starts)
     while waiting:
         place = waiting.pop()
-        if place in report.frames or code.name(place) in report.problems:
+        if place in report.frames or place in report.refused:
             continue
         try:
             frame = code.frame(place)
         except MissingDisassembler:
             raise
         except ArtifactError as error:
-            report.problems[code.name(place)] = str(error)
+            report.refused[place] = str(error)
             continue
         report.frames[place] = frame
         waiting += [c.target for c in frame.calls if isinstance(c.target, Place)]
@@ -129,8 +130,7 @@ def _deepest(start: Place, report: CodeReport, known: dict[Place, int], pushed: 
         if place in known:
             continue
         if place not in report.frames:
-            reasons = list(report.problems.values())
-            raise ArtifactError(reasons[0] if reasons else f"expected code at {place}, got none")
+            raise ArtifactError(report.refused.get(place, f"expected code at {place}, got none"))
         if place in path:
             raise ArtifactError(
                 f"expected no recursion, got a function that calls itself: {report.frames[place].name}"

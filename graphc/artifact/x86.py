@@ -78,11 +78,14 @@ class X86(Machine):
         return disassembler.x86(code, at)
 
     def step(self, i: Instruction, state: State) -> Effect:
-        m, parts = i.mnemonic, operands(i.text)
+        # without what stands in front, as in notrack jmp and repz ret
+        m, parts = i.mnemonic.split()[-1], operands(i.text)
         if m in ("ret", "retf"):
             if state.depth:
                 raise ArtifactError(f"expected a return at the depth of entry, got one at {state.depth}")
             return Effect(state, falls_through=False)
+        if m == "enter":
+            raise refused(i)
         if m in ("ud2", "int3", "hlt"):
             return Effect(state, falls_through=False)
         if m == "call":
@@ -106,7 +109,10 @@ class X86(Machine):
                 if base is not None:
                     deepest = max(deepest, base + int(below, 0))
         if not parts:
-            if m in ("leave", "enter", "pushfq", "popfq"):
+            frame = state.pointer("rbp")
+            if m == "leave" and frame is not None:  # mov rsp, rbp; pop rbp
+                return Effect(state.with_depth(frame - 8).without("rbp"))
+            if m in ("leave", "pushfq", "popfq"):
                 raise refused(i)
             return Effect(state.without("rax", "rbx", "rcx", "rdx"))
         first = _X86_NARROW.get(parts[0], parts[0])
@@ -138,7 +144,7 @@ class X86(Machine):
             if value is None and not parts[1].startswith("["):
                 value = state.constant(_X86_NARROW.get(parts[1], parts[1]))
             if m in ("sub", "add") and value is not None:
-                value -= 1 << 64 if value >> 63 else 0
+                value -= 1 << 64 if value >= 1 << 63 else 0  # capstone prints some negative ones unsigned
                 return state.with_depth(state.depth + (value if m == "sub" else -value))
             if m == "and" and value is not None:
                 return self.rounded(state, state.depth, value, 64)

@@ -157,7 +157,22 @@ class Expressions:
     def _intrinsic(self, node: Intrinsic) -> Value:
         if node.name not in self.w.target.intrinsics:
             raise self.w.error(f"an intrinsic of target {self.w.target.name}", repr(node.name))
-        return self.w.call(node.name, [self._memo[id(a)] for a in node.args], node.dtype)
+        args = [self._memo[id(a)] for a in node.args]
+        word = self.w.target.words.get(node.name)
+        if word is None or node.dtype is not i32:
+            return self.w.call(node.name, args, node.dtype)
+        found = self.w.fresh()
+        self.w.line(f"{found} = call {word} @{node.name}({', '.join(map(self.w.typed, args))})")
+        return self.w.emit(f"bitcast {word} {found} to i32", i32)
+
+    def word(self, name: str, value: Value) -> str:
+        """An argument of the operation, typed: words of two halves are i32 to us and vectors to LLVM."""
+        word = self.w.target.words.get(name)
+        if word is None or value.dtype is not i32:
+            return self.w.typed(value)
+        found = self.w.fresh()
+        self.w.line(f"{found} = bitcast {self.w.typed(value)} to {word}")
+        return f"{word} {found}"
 
     def _variable(self, node: Var) -> Value:
         bound = self.variables.get(node.name)

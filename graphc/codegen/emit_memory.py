@@ -6,6 +6,7 @@ lanes, or one a lane). A ``reg`` buffer has no address: its cells are SSA values
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -87,10 +88,22 @@ class Memory:
         self.loaded: dict[
             tuple[object, ...], tuple[int, Value]
         ] = {}  # what a load gave, until a store to its buffer
+        self._alignment: dict[int, int] = {}  # bytes that a buffer's origin is known to be aligned to
         self._spare = ""
 
-    def declare(self, buffer: Buffer, pointer: str, space: int) -> None:
+    def declare(self, buffer: Buffer, pointer: str, space: int, alignment: int = 0) -> None:
         self.pointers[id(buffer)] = (pointer, space)
+        self._alignment[id(buffer)] = max(alignment, buffer.dtype.bytes)
+
+    def alignment(self, buffer: Buffer, place: Place, lanes: int, offset: int = 0) -> int:
+        """Bytes that an access of some lanes is aligned to, as far as its index says."""
+        size = buffer.dtype.bytes
+        if self._alignment[id(buffer)] == size:
+            return size
+        whole = min(self._alignment[id(buffer)], size * lanes & -(size * lanes))
+        for factor in (place.const + offset, *(c for _, c in place.uniform)):
+            whole = math.gcd(whole, factor * size)
+        return whole
 
     def pointer_type(self, buffer: Buffer) -> str:
         space = self.pointers[id(buffer)][1]
@@ -229,25 +242,26 @@ class Memory:
             return self._gather(buffer, place, mask)
         active = [n for n in range(lanes) if mask is None or mask.const is None or mask.const[n]]
         if not place.vectors and place.lane_step == 1:
-            return (
-                self._masked_vector(buffer, place, mask)
-                if mask
-                else self._plain(buffer, self.pointer(buffer, place), lanes)
-            )
+            return self._masked_vector(buffer, place, mask) if mask else self._plain(buffer, place, lanes)
         if not place.vectors and place.lane_step == -1 and mask is None:
-            vector = self._plain(buffer, self.pointer(buffer, place, 1 - lanes), lanes)
+            vector = self._plain(buffer, place, lanes, 1 - lanes)
             return self.w.shuffle(vector, vector, list(range(lanes - 1, -1, -1)))
         result = self.w.poison(buffer.dtype, lanes) if mask is None else self.w.const(buffer.dtype, 0, lanes)
         pointers = self._element_pointers(buffer, place, active, lanes)
         for lane, pointer in zip(active, pointers, strict=True):
-            result = self.w.insert(result, self._plain(buffer, pointer, 1), lane)
+            result = self.w.insert(result, self._element(buffer, pointer), lane)
         return result
 
-    def _plain(self, buffer: Buffer, pointer: str, lanes: int) -> Value:
-        kind = self.pointer_type(buffer)
+    def _plain(self, buffer: Buffer, place: Place, lanes: int, offset: int = 0) -> Value:
+        kind, pointer = self.pointer_type(buffer), self.pointer(buffer, place, offset)
         raw = self.w.memory_type(buffer.dtype, lanes)
-        text = f"load {raw}, {kind} {pointer}, align {buffer.dtype.bytes}"
+        text = f"load {raw}, {kind} {pointer}, align {self.alignment(buffer, place, lanes, offset)}"
         return self._from_memory(buffer, text, raw, lanes)
+
+    def _element(self, buffer: Buffer, pointer: str) -> Value:
+        kind, raw = self.pointer_type(buffer), self.w.memory_type(buffer.dtype)
+        text = f"load {raw}, {kind} {pointer}, align {buffer.dtype.bytes}"
+        return self._from_memory(buffer, text, raw, 1)
 
     def _from_memory(self, buffer: Buffer, text: str, raw: str, lanes: int) -> Value:
         value = self.w.emit(text, buffer.dtype, lanes)
@@ -264,7 +278,7 @@ class Memory:
             some = self.w.any_lane(mask)
             self.w.line(f"{name} = select i1 {some.text}, {kind} {pointer}, {kind} {spare}")
             pointer = name
-        value = self._plain(buffer, pointer, 1)
+        value = self._element(buffer, pointer)
         if mask is None or not exact:
             return value
         return self.w.select(mask, value, self.w.const(buffer.dtype, 0))
@@ -320,7 +334,8 @@ class Memory:
         if not place.vectors and place.lane_step == 0:
             self._store_plain(buffer, self.pointer(buffer, place), self.w.lane(stored, active[-1]))
         elif contiguous:
-            self._store_plain(buffer, self.pointer(buffer, place), self.w.broadcast(stored, lanes))
+            alignment = self.alignment(buffer, place, lanes)
+            self._store_plain(buffer, self.pointer(buffer, place), self.w.broadcast(stored, lanes), alignment)
         else:
             addresses = self._element_pointers(buffer, place, active, lanes)
             for lane, address in zip(active, addresses, strict=True):
@@ -332,10 +347,9 @@ class Memory:
     def _to_memory(self, value: Value) -> Value:
         return self.w.convert("zext", value, u8) if value.dtype is bool_ else value
 
-    def _store_plain(self, buffer: Buffer, pointer: str, value: Value) -> None:
-        self.w.line(
-            f"store {self.w.typed(value)}, {self.pointer_type(buffer)} {pointer}, align {buffer.dtype.bytes}"
-        )
+    def _store_plain(self, buffer: Buffer, pointer: str, value: Value, alignment: int = 0) -> None:
+        kind = self.pointer_type(buffer)
+        self.w.line(f"store {self.w.typed(value)}, {kind} {pointer}, align {alignment or buffer.dtype.bytes}")
 
     def _call(self, name: str, value: Value, address: str, mask: Value) -> None:
         value = self.w.broadcast(value, mask.lanes)

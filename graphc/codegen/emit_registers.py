@@ -17,6 +17,7 @@ from graphc.ir.kernel import (
     Buffer,
     Cast,
     Const,
+    Exchange,
     Expr,
     For,
     If,
@@ -59,6 +60,8 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
         return (stmt.condition,)
     if isinstance(stmt, Store):
         return (*stmt.indices, stmt.value)
+    if isinstance(stmt, Exchange):
+        return stmt.args
     return ()
 
 

@@ -7,6 +7,7 @@ the text needs no optimiser.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from graphc.codegen import emit_math
 from graphc.codegen.emit_expr import Expressions
 from graphc.codegen.emit_memory import LANE, Affine, Memory, Symbol, place_of
 from graphc.codegen.emit_registers import Cell, Registers
+from graphc.codegen.emit_transfers import Transfers, plain_copy
 from graphc.codegen.emit_writer import Lines, Value, Writer, quoted
 from graphc.codegen.launch import HELD, launch_of, nest_height, static_trips
 from graphc.codegen.target import Target
@@ -25,7 +27,10 @@ from graphc.ir.kernel import (
     Barrier,
     Buffer,
     Call,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     For,
     If,
     Kernel,
@@ -33,10 +38,12 @@ from graphc.ir.kernel import (
     Prefetch,
     Stmt,
     Store,
+    Wait,
 )
 from graphc.ir.kernel_print import callees, statements
 from graphc.ir.types import bool_, i32, i64
 
+_LONE_WARP_REGISTERS = 168  # of a thread: twelve blocks of one warp fit a multiprocessor
 _ATOMICS = {
     "float": {"add": "fadd", "min": "fminimum", "max": "fmaximum"},
     "int": {"add": "add", "min": "min", "max": "max"},
@@ -163,31 +170,37 @@ class _Function:
         self, kernel: Kernel, target: Target, symbol: str, linkage: str, symbols: Mapping[int, str]
     ) -> None:
         self.kernel, self.target, self.symbol, self.linkage = kernel, target, symbol, linkage
+        self.launched = not linkage and target.has_threads  # by the host
         self.symbols = symbols  # of the kernels that it calls, by id; their names where it is not told
         self.w = Writer(target, kernel.name)
         self.memory = Memory(self.w)
         self.registers = Registers(self.w, kernel.body, _lanes_of_loops(kernel.body))
         # where an expression looks at other lanes, inactive ones must hold what the grammar says
         self.x = Expressions(self.w, self.memory, self.registers, self.registers.lanes_mix)
+        self.transfers = Transfers(self.w, self.x, self.memory, self.registers)
         self._globals: list[str] = []
         self._threads = 0  # loops of threads around that run one after the other
         self._statements: dict[type, Callable[..., None]] = {
             For: self._for, Let: self._let, Store: self._store, Alloc: self._alloc, If: self._if,
             Barrier: self._barrier, Call: self._call, Atomic: self._atomic, Prefetch: self._prefetch,
+            Copy: self._copy, Commit: self.transfers.commit, Wait: self.transfers.wait,
+            Exchange: self.transfers.exchange,
         }  # fmt: skip
 
     def text(self) -> str:
         parameters = [self._parameter(b) for b in self.kernel.params] + [
             self._scalar(s.name) for s in self.kernel.scalars
         ]
-        entry = not self.linkage
-        launched = entry and bool(self.target.positions["thread"])
         self._block(self.kernel.body)
         attributes = f'nounwind "no-builtins" {self.target.function_attributes}'.rstrip()
-        if launched:
-            attributes += ' "nvvm.reqntid"="' + ",".join(map(str, launch_of(self.kernel).block)) + '"'
+        if self.launched:
+            block = launch_of(self.kernel).block
+            attributes += ' "nvvm.reqntid"="' + ",".join(map(str, block)) + '"'
+            if self.target.device is not None and math.prod(block) <= self.target.device.warp:
+                # of so small a block the assembler rather spills a little than take the registers that there are
+                attributes += f' "nvvm.maxnreg"="{_LONE_WARP_REGISTERS}"'
         linkage = f"{self.linkage} " if self.linkage else ""
-        convention = self.target.entry_convention if launched else ""
+        convention = self.target.entry_convention if self.launched else ""
         head = (
             f"define {linkage}{convention}void {quoted(self.symbol)}({', '.join(parameters)}) {attributes} {{"
         )
@@ -201,8 +214,11 @@ class _Function:
     def _parameter(self, buffer: Buffer) -> str:
         self.w.type(buffer.dtype)  # refuses what the target can't do
         name = self._local_name(buffer.name)
-        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space])
-        return f"{self.memory.pointer_type(buffer)} noalias align {buffer.dtype.bytes} {name}"
+        alignment = max(buffer.dtype.bytes, self.target.buffer_alignment if self.launched else 0)
+        self.memory.declare(buffer, name, self.target.address_spaces[buffer.space], alignment)
+        # what no thread writes may come through the cache that isn't kept coherent
+        unwritten = "readonly " if self.launched and buffer.access == "in" else ""
+        return f"{self.memory.pointer_type(buffer)} noalias {unwritten}align {alignment} {name}"
 
     def _scalar(self, name: str) -> str:
         var = next(s for s in self.kernel.scalars if s.name == name)
@@ -229,11 +245,13 @@ class _Function:
         if buffer.space == "shared" and self.target.shared_storage == "module":
             name = quoted(f"{self.symbol}.{buffer.name}")
             place = f"addrspace({space}) global [{count} x {element}] undef"
-            self._globals.append(f"{name} = internal {place}, align {max(16, alignment)}")
+            known = max(self.target.buffer_alignment, alignment)
+            self._globals.append(f"{name} = internal {place}, align {known}")
+            self.memory.declare(buffer, name, space, known)
         else:
             name = self.w.fresh("%a")
             self.w.scopes[0].head.append(f"  {name} = alloca [{count} x {element}], align {alignment}")
-        self.memory.declare(buffer, name, space)
+            self.memory.declare(buffer, name, space)
 
     # Statements
 
@@ -292,7 +310,14 @@ class _Function:
             return  # as many lines as lanes: no hint is worth that
         pointer = self.memory.pointer(stmt.buffer, place)
         kind = self.memory.pointer_type(stmt.buffer)
-        self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 3, i32 1)")
+        locality = 2 if stmt.far else 3
+        self.w.line(f"call void @llvm.prefetch.p0({kind} {pointer}, i32 0, i32 {locality}, i32 1)")
+
+    def _copy(self, stmt: Copy) -> None:
+        if self.transfers.instruction(stmt):
+            self.transfers.copy(stmt)
+        else:
+            self._scoped(plain_copy(stmt))
 
     def _barrier(self, stmt: Barrier) -> None:
         if self.target.barrier:
@@ -523,6 +548,10 @@ class _Function:
                 if isinstance(inner, Store) and inner.buffer.space == "reg" and id(inner.buffer) not in own:
                     cell, _ = self.x.cell(inner.buffer, inner.indices)
                     found[cell] = None
+                elif isinstance(inner, Exchange):
+                    for buffer, indices in inner.results:
+                        if id(buffer) not in own:
+                            found[self.x.cell(buffer, indices)[0]] = None
                 elif isinstance(inner, If):
                     visit(inner.body, own)
                     visit(inner.orelse, own)

@@ -17,6 +17,7 @@ import numpy as np
 
 from graphc.codegen.schedules import in_place_candidates, schedule
 from graphc.codegen.separate import separate
+from graphc.codegen.split import split_sums
 from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Dense, Graph, Node, Value
@@ -32,7 +33,7 @@ def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] =
 
     Raises `CompileError` where the graph is not fused or a pair's types differ.
     """
-    return _Planner(separate(graph, target), target, donated).plan()
+    return _Planner(split_sums(separate(graph, target), target), target, donated).plan()
 
 
 @dataclass(eq=False)

@@ -55,6 +55,10 @@ def multiply_add_peak(target: Target, rounds: int = 20000) -> tuple[Callable[[],
 
     As many independent sums as hide the latency; a multiply and an add where the target has no fused one. One factor
     is read anew in each round (`volatile`), or the multiplication would be done once, before the loop.
+
+    For each sum its factors stay what they are, as those of a product's tile must: where a multiplication overwrites one
+    (SSE2), a multiply-add is three instructions here, half of the times with a copy and half of the times with a load in
+    its place. A loop with a copy for each of them takes the same time, which is that of issuing six in a cycle.
     """
     lanes, pairs = target.lanes(f32), 6  # 12 sums, 2 factors and the products in flight: 16 registers
     vector = f"<{lanes} x float>" if lanes > 1 else "float"

@@ -1,6 +1,7 @@
 """From a PLAN to one LLVM module: kernels, constants, the entry function and the info constant.
 
 In: a plan and a target. Out: LLVM text whose object needs nothing and shows two symbols, ``NAME_run`` and ``NAME_info``.
+Where the host launches kernels they are all that is emitted: the launch table says the rest, constants included.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def program_info(plan: Plan) -> ProgramInfo:
 
 def emit_program(plan: Plan, target: Target) -> str:
     """The LLVM text of the whole program."""
+    if target.has_threads:
+        return emit_kernels(plan.kernels, target)
     # nothing but the entry and the info is seen from outside
     kernels = emit_kernels(plan.kernels, target, linkage="internal")
     info = program_info(plan)

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from graphc.config import config
 from graphc.errors import TargetError
 from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
 
 Native = frozenset[tuple[str, DType]]
+# How exactly f32 operands are multiplied (sums are f32 always); all but the first one are for tensor cores.
+Precision = Literal["f32", "tf32", "f16", "bf16"]
 
 _SERIAL: Mapping[str, tuple[str, ...]] = MappingProxyType({"parallel": (), "block": (), "thread": ()})
 _FLAT: Mapping[str, int] = MappingProxyType({"global": 0, "stack": 0, "shared": 0})
@@ -31,6 +33,45 @@ _PORTABLE_INTRINSICS = frozenset(
 
 # of x86-64 and aarch64 alone; the fence is no instruction
 _MEASURED_INTRINSICS = _PORTABLE_INTRINSICS | {"llvm.prefetch", "llvm.arithmetic.fence"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a processor with many threads offers, for launch shapes: numbers of one multiprocessor, and how many there are.
+
+    The numbers are those of compute capability 8.0 (CUDA C++ Programming Guide, "Technical Specifications per Compute
+    Capability") and of an A100's 108 multiprocessors. A result depends on them only as the order of a long sum does
+    (`codegen.split`).
+    """
+
+    multiprocessors: int = 108
+    threads: int = 2048  # that are resident in one multiprocessor
+    blocks: int = 32
+    registers: int = 65536
+    shared_bytes: int = 164 << 10
+    shared_bytes_per_block: int = 48 << 10  # that a kernel may declare
+    warp: int = 32
+    threads_per_block: int = 1024
+    access_bytes: int = 16  # of the widest load or store of one thread
+    # Rates of a multiprocessor in a cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020, tables 1 and 4): f32 and
+    # tensor-core multiply-adds, bytes of the second cache (half of its 5120 for all); and bytes of memory for the whole
+    # device (1555 GB/s at 1.41 GHz).
+    multiply_adds: int = 64
+    tensor_multiply_adds: int = 512  # of tf32; of halves twice as many
+    cache_bytes: float = 24.0
+    memory_bytes: float = 1100.0
+
+    def multiply_adds_of(self, precision: Precision) -> int:
+        """Of a multiprocessor in a cycle."""
+        if precision == "f32":
+            return self.multiply_adds
+        return self.tensor_multiply_adds * (1 if precision == "tf32" else 2)
+
+
+# An H100's numbers, for `replace(target, cpu="sm_90", device=H100)` (NVIDIA H100 Tensor Core GPU Architecture, 2022:
+# 132 multiprocessors at 1.83 GHz, 3352 GB/s); its tensor cores reach about half of their rate by the instructions of
+# compute capability 8.0.
+H100 = Device(multiprocessors=132, shared_bytes=228 << 10, multiply_adds=128, memory_bytes=1830.0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +110,12 @@ class Target:
     address_spaces: Mapping[str, int] = field(default_factory=lambda: _FLAT, hash=False)
     # The intrinsics that say where in the launch a thread is (x, y, z); none: the loop is an ordinary one.
     positions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SERIAL, hash=False)
+    device: Device | None = None  # where the loops over blocks and threads are given to hardware
+    # Bytes that every buffer of a launched kernel is aligned to; 0: its elements' alignment is all that is promised.
+    buffer_alignment: int = 0
+    precision: Precision = "f32"  # of contractions of f32 operands
+    # The instructions on words of two halves, which are i32 to us, with LLVM's type of such a word.
+    words: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     barrier: str = ""  # the instruction, empty where a kernel runs on one thread
     shared_storage: Literal["stack", "module"] = "stack"
     clock: str = ""  # the intrinsic that reads a counter of constant rate; empty where a program may not
@@ -84,9 +131,24 @@ class Target:
             return "wasm"
         return "coff" if "windows" in parts else "macho" if "apple" in parts else "elf"
 
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise TargetError(
+                f"precision: expected one of {', '.join(get_args(Precision))}, got {self.precision!r}"
+            )
+        if self.precision != "f32" and self.device is None:
+            raise TargetError(
+                f"precision: expected f32 on {self.name or 'this target'}, got {self.precision}"
+            )
+
     def lanes(self, dtype: DType) -> int:
         """How many elements of `dtype` one vector register holds; 1 where there are no vectors."""
         return max(1, self.vector_bits // (8 * dtype.bytes))
+
+    @property
+    def has_threads(self) -> bool:
+        """True where the host launches kernels on blocks of threads."""
+        return self.device is not None
 
     @property
     def identity(self) -> str:
@@ -97,7 +159,7 @@ class Target:
                 (name, sorted(map(repr, value)) if isinstance(value, (frozenset, Mapping)) else value)
                 for name, value in fields
             ]
-        ) + repr([sorted(self.address_spaces.items()), sorted(self.positions.items())])
+        ) + repr([sorted(m.items()) for m in (self.address_spaces, self.positions, self.words)])
 
     def is_native(self, fn: str, dtype: DType) -> bool:
         """True if the primitive has an LLVM construct that stays inline here."""
@@ -117,7 +179,10 @@ _NVPTX_INTRINSICS = frozenset(
         "shfl.sync.up.i32", "shfl.sync.idx.f32", "shfl.sync.idx.i32", "redux.sync.add", "redux.sync.min",
         "redux.sync.max", "f2tf32.rna", "ex2.approx.f", "lg2.approx.f", "rsqrt.approx.f", "tanh.approx.f32",
         *(f"read.ptx.sreg.{what}.{axis}" for what in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"),
-        "read.ptx.sreg.laneid",
+        "read.ptx.sreg.laneid", "cp.async.commit.group", "cp.async.wait.group",
+        "cp.async.ca.shared.global.4", "cp.async.ca.shared.global.8", "cp.async.cg.shared.global.16",
+        "ff2f16x2.rn", "ff2bf16x2.rn", "mma.m16n8k8.row.col.tf32", "mma.m16n8k16.row.col.f32.f32",
+        "mma.m16n8k16.row.col.bf16",
     )
 )  # fmt: skip
 
@@ -175,6 +240,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                    "block": tuple(f"llvm.nvvm.read.ptx.sreg.ctaid.{axis}" for axis in "xyz"),
                    "thread": tuple(f"llvm.nvvm.read.ptx.sreg.tid.{axis}" for axis in "xyz"),
                }),
+               device=Device(), buffer_alignment=16,
+               words=MappingProxyType({
+                   "llvm.nvvm.ff2f16x2.rn": "<2 x half>",
+                   "llvm.nvvm.ff2bf16x2.rn": "<2 x bfloat>",
+                   "llvm.nvvm.mma.m16n8k16.row.col.f32.f32": "<2 x half>",
+               }),
                barrier="call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)",
                shared_storage="module", entry_convention="ptx_kernel "),
     )
@@ -188,6 +259,17 @@ EVERY_LEVEL = {
     "x86_64-apple-macosx": "x86_64-apple-macosx",
 }
 EXPORT_TARGETS = (*EVERY_LEVEL, *(name for name in TARGETS if name not in EVERY_LEVEL))
+# What differs from an A100 (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): the numbers
+# of one multiprocessor are the architecture's, their count is that of its largest product.
+_DEVICES: Mapping[str, Device] = MappingProxyType({
+    "sm_80": Device(),
+    "sm_86": Device(multiprocessors=84, threads=1536, blocks=16, shared_bytes=100 << 10),
+    "sm_87": Device(multiprocessors=16, threads=1536, blocks=16),
+    "sm_89": Device(multiprocessors=142, threads=1536, blocks=24, shared_bytes=100 << 10),
+    "sm_90": Device(multiprocessors=132, shared_bytes=228 << 10),
+    "sm_100": Device(multiprocessors=148, shared_bytes=228 << 10),
+    "sm_120": Device(multiprocessors=170, threads=1536, blocks=24, shared_bytes=100 << 10),
+})  # fmt: skip
 
 
 class Host(NamedTuple):
@@ -274,8 +356,26 @@ def _host_caches() -> tuple[int, ...]:
     return tuple(size for _, size in sorted(found) if size) or Target("", "").cache_bytes
 
 
+def with_arch(target: Target, arch: str) -> Target:
+    """The target for another architecture of its family; its code runs on that one and on later ones.
+
+    Raises `TargetError` where the target has no architectures or none of that name.
+
+    >>> with_arch(target_from_name("nvptx64"), "sm_90").cpu
+    'sm_90'
+    """
+    if not target.has_threads:
+        raise TargetError(
+            f"target {target.name}: expected no architecture, got {arch!r}: only nvptx64 has several"
+        )
+    if arch not in _DEVICES:
+        raise TargetError(f"target {target.name}: expected one of {', '.join(_DEVICES)}, got {arch!r}")
+    name = target.name.partition(":")[0]
+    return replace(target, name=f"{name}:{arch}", cpu=arch, device=_DEVICES[arch])
+
+
 def target_from_name(name: str) -> Target:
-    """The target of that name; ``cpu`` is this machine.
+    """The target of that name; ``cpu`` is this machine, ``nvptx64:sm_90`` another architecture than sm_80.
 
     Raises `TargetError` for a name that is not in the table.
 
@@ -284,6 +384,9 @@ def target_from_name(name: str) -> Target:
     """
     if name == "cpu":
         return host_target()
+    family, colon, arch = name.partition(":")
+    if colon and family in TARGETS:
+        return with_arch(TARGETS[family], arch)
     if name not in TARGETS:
         raise TargetError(f"target: expected one of cpu, {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]

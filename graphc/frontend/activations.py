@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 
-from graphc.errors import ArgumentError
+from graphc.errors import ArgumentError, ShapeError
 from graphc.frontend import functions as F
-from graphc.frontend.array import Array
+from graphc.frontend import random
+from graphc.frontend.array import Array, ArrayLike
+from graphc.frontend.checks import is_rate
 from graphc.ir.loc import here
 
 
@@ -59,6 +61,87 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
         return 0.5 * x * (1.0 + F.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
     raise ArgumentError(f"{here().prefix}gelu: expected approximate='none' or 'tanh', got {approximate!r}")
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """x above 0, `alpha` (exp(x) - 1) up to it; exp never sees a positive number, so nothing overflows.
+
+    Clevert, Unterthiner & Hochreiter, Fast and Accurate Deep Network Learning by Exponential Linear Units,
+    arXiv:1511.07289.
+    """
+    negative = x <= 0
+    return F.where(negative, alpha * F.expm1(F.where(negative, x, 0.0)), x)
+
+
+def selu(x: Array) -> Array:
+    """λ elu(x, α) with the α and λ for which zero mean and unit variance are a fixed point.
+
+    Klambauer, Unterthiner, Mayr & Hochreiter, Self-Normalizing Neural Networks, arXiv:1706.02515.
+    """
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+def silu(x: Array) -> Array:
+    """x σ(x), also called swish. Elfwing, Uchibe & Doya, arXiv:1702.03118."""
+    return x * F.sigmoid(x)
+
+
+def mish(x: Array) -> Array:
+    """x tanh(softplus(x)). Misra, arXiv:1908.08681."""
+    return x * F.tanh(softplus(x))
+
+
+def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """x within bounds; the derivative at a bound is 0, as PyTorch's. Raises `ArgumentError` for bounds out of order."""
+    if not min_val < max_val:
+        raise ArgumentError(
+            f"{here().prefix}hardtanh: expected min_val < max_val, got {min_val!r} and {max_val!r}"
+        )
+    return F.where(x <= min_val, min_val, F.where(x >= max_val, max_val, x))
+
+
+def hardsigmoid(x: Array) -> Array:
+    """x / 6 + 1/2 within [0, 1]; the derivative is 0 from ±3 on, as PyTorch's."""
+    return F.where(x <= -3, 0.0, F.where(x >= 3, 1.0, x * (1 / 6) + 0.5))
+
+
+def hardswish(x: Array) -> Array:
+    """x times `hardsigmoid` of x; the derivative is 0 up to -3 and 1 from 3 on. Howard et al., arXiv:1905.02244."""
+    return F.where(x <= -3, 0.0, F.where(x >= 3, x, x * (x * (1 / 6) + 0.5)))
+
+
+def prelu(x: Array, weight: Array) -> Array:
+    """x above 0, `weight` · x up to it; `weight` has one element or one for each channel, which is dimension 1.
+
+    He, Zhang, Ren & Sun, Delving Deep into Rectifiers, ICCV 2015. Raises `ShapeError` for another number of channels.
+    """
+    count = weight.shape[0]
+    if count > 1:
+        channels = x.shape[1] if x.ndim > 1 else 1
+        if channels != count:
+            raise ShapeError(
+                f"{here().prefix}prelu: expected {count} channels in dimension 1, got {list(x.shape)}"
+            )
+        weight = F.reshape(weight, (count, *[1] * (x.ndim - 2)))
+    return F.where(x <= 0, weight * x, x)
+
+
+def dropout(x: Array, key: ArrayLike, p: float = 0.5) -> Array:
+    """Each element 0 with probability `p`, else x / (1 - p), so that the mean stays; `key` as of `graphc.random`.
+
+    Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov, Dropout, JMLR 15, 2014. Raises `ArgumentError` where
+    `p` is not within [0, 1].
+    """
+    check_probability("dropout", p)
+    if p in (0, 1):
+        return x if p == 0 else F.zeros_like(x)
+    return F.where(random.bernoulli(key, 1 - p, x.shape), x * (1 / (1 - p)), 0.0)
+
+
+def check_probability(what: str, p: float) -> None:
+    """Raises `ArgumentError` where `p` is no number within [0, 1]."""
+    if not is_rate(p) or p > 1:
+        raise ArgumentError(f"{here().prefix}{what}: p: expected a probability from 0 to 1, got {p!r}")
 
 
 def shifted(x: Array, dim: int) -> Array:

@@ -414,8 +414,8 @@ def log2(x: ArrayLike) -> Array:
 
 
 def log10(x: ArrayLike) -> Array:
-    """The logarithm to base 10, from that to base 2."""
-    return multiply(log2(x), math.log10(2))
+    """The logarithm to base 10."""
+    return _float_unary("log10", x)
 
 
 def logaddexp(x1: ArrayLike, x2: ArrayLike) -> Array:
@@ -439,6 +439,11 @@ def logaddexp(x1: ArrayLike, x2: ArrayLike) -> Array:
 def sqrt(x: ArrayLike) -> Array:
     """The square root: NaN below 0, its derivative at 0 is inf."""
     return _float_unary("sqrt", x)
+
+
+def cbrt(x: ArrayLike) -> Array:
+    """The real cube root, of negative numbers too; its derivative at 0 is inf."""
+    return _float_unary("cbrt", x)
 
 
 def rsqrt(x: ArrayLike) -> Array:
@@ -471,22 +476,60 @@ def cos(x: ArrayLike) -> Array:
 
 
 def tan(x: ArrayLike) -> Array:
-    """The tangent of an angle in radians, sin(x) / cos(x)."""
-    return divide(sin(x), cos(x))
+    """The tangent of an angle in radians."""
+    return _float_unary("tan", x)
+
+
+def asin(x: ArrayLike) -> Array:
+    """The angle within ±pi/2 whose sine is x; NaN beyond ±1."""
+    return _float_unary("asin", x)
+
+
+def acos(x: ArrayLike) -> Array:
+    """The angle from 0 to pi whose cosine is x; NaN beyond ±1."""
+    return _float_unary("acos", x)
+
+
+def atan(x: ArrayLike) -> Array:
+    """The angle within ±pi/2 whose tangent is x."""
+    return _float_unary("atan", x)
+
+
+def atan2(x1: ArrayLike, x2: ArrayLike) -> Array:
+    """The angle of the point (x2, x1), from -pi to pi; integers compute as f32 (NumPy: float64).
+
+    >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import i32
+    >>> trace(lambda y: atan2(y, 2), i32[3]).output_types
+    (f32[3],)
+    """
+    call = Call("atan2")
+    return call.wrap(call.build.atan2(*call.operands(x1, x2, floats=True)))
 
 
 def sinh(x: ArrayLike) -> Array:
-    """The hyperbolic sine, (u + u / (u + 1)) / 2 with u = expm1(|x|) and the sign of x: no loss at small x."""
-    value = x if isinstance(x, Array) else positive(x)
-    grown = expm1(abs(value))
-    size = multiply(0.5, add(grown, divide(grown, add(grown, 1.0))))
-    finite = where(isfinite(grown), size, multiply(0.5, grown))
-    return where(less(value, 0), negative(finite), where(equal(value, 0), value, finite))
+    """The hyperbolic sine."""
+    return _float_unary("sinh", x)
 
 
 def cosh(x: ArrayLike) -> Array:
-    """The hyperbolic cosine, (exp(x) + exp(-x)) / 2."""
-    return multiply(0.5, add(exp(x), exp(negative(x))))
+    """The hyperbolic cosine."""
+    return _float_unary("cosh", x)
+
+
+def asinh(x: ArrayLike) -> Array:
+    """The inverse of the hyperbolic sine."""
+    return _float_unary("asinh", x)
+
+
+def acosh(x: ArrayLike) -> Array:
+    """The inverse of the hyperbolic cosine, from 0 up; NaN below 1."""
+    return _float_unary("acosh", x)
+
+
+def atanh(x: ArrayLike) -> Array:
+    """The inverse of the hyperbolic tangent; NaN beyond ±1."""
+    return _float_unary("atanh", x)
 
 
 def tanh(x: ArrayLike) -> Array:

@@ -12,7 +12,7 @@ from graphc.frontend import activations
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
-from graphc.frontend.init import Initializer, fan_in_uniform
+from graphc.frontend.init import Initializer, constant, fan_in_uniform
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
 from graphc.ir.loc import here
@@ -128,6 +128,130 @@ class LeakyReLU(Module):
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
+
+
+class ELU(Module):
+    """x above 0, `alpha` (exp(x) - 1) up to it.
+
+    >>> ELU()
+    ELU(alpha=1.0)
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return activations.elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class SELU(Module):
+    """ELU, scaled such that zero mean and unit variance are a fixed point."""
+
+    def forward(self, *inputs: Array) -> Array:
+        return activations.selu(*inputs)
+
+
+class SiLU(Module):
+    """x σ(x)."""
+
+    def forward(self, *inputs: Array) -> Array:
+        return activations.silu(*inputs)
+
+
+class Mish(Module):
+    """x tanh(softplus(x))."""
+
+    def forward(self, *inputs: Array) -> Array:
+        return activations.mish(*inputs)
+
+
+class Hardtanh(Module):
+    """x within [`min_val`, `max_val`].
+
+    >>> Hardtanh()
+    Hardtanh(min_val=-1.0, max_val=1.0)
+    """
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+        if not min_val < max_val:
+            raise ArgumentError(
+                f"{here().prefix}Hardtanh: expected min_val < max_val, got {min_val!r} and {max_val!r}"
+            )
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return activations.hardtanh(x, self.min_val, self.max_val)
+
+    def extra_repr(self) -> str:
+        return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+class Hardsigmoid(Module):
+    """x / 6 + 1/2 within [0, 1]."""
+
+    def forward(self, *inputs: Array) -> Array:
+        return activations.hardsigmoid(*inputs)
+
+
+class Hardswish(Module):
+    """x times the hard sigmoid of x."""
+
+    def forward(self, *inputs: Array) -> Array:
+        return activations.hardswish(*inputs)
+
+
+class PReLU(Module):
+    """x above 0, `weight` · x up to it, where `weight` is trained: one for all or one for each channel (dimension 1).
+
+    >>> PReLU().parameters
+    {'weight': array([0.25], dtype=float32)}
+    """
+
+    weight: Array
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: DType = f32) -> None:
+        if not is_integer(num_parameters, least=1):
+            raise ArgumentError(
+                f"{here().prefix}PReLU: expected num_parameters of at least 1, got {num_parameters!r}"
+            )
+        self.num_parameters = num_parameters
+        entry = Parameter(shape=(num_parameters,), initializer=constant(init), dtype=dtype)
+        self.register_parameter("weight", entry)
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return activations.prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
+class Dropout(Module):
+    """In training each element is 0 with probability `p`, else divided by 1 - p; else the layer does nothing.
+
+    Training is a call by ``model.apply(..., key=key, train=True)``, as `graphc.fit` makes it; without a key that call
+    raises `ArgumentError`, and so does a `p` outside [0, 1].
+
+    >>> Dropout(0.2)
+    Dropout(p=0.2)
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        activations.check_probability("Dropout", p)
+        self.p = p
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return activations.dropout(x, self.next_key(), self.p) if self.training and self.p else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 class Sigmoid(Module):

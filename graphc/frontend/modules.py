@@ -18,6 +18,7 @@ import numpy as np
 from graphc.errors import ArgumentError, ArtifactError, TraceError
 from graphc.frontend.array import Array
 from graphc.frontend.parameters import DEFAULT_SEED, Parameter
+from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
@@ -39,6 +40,7 @@ class _Call:
     values: dict[Parameter, Array] = field(default_factory=dict)
     changed: dict[Parameter, Array] = field(default_factory=dict)  # buffers that forward assigned
     key: Array | None = None
+    draws: int = 0  # keys taken from it
     train: bool = False
     explicit: bool = False  # under `apply`: buffers may be assigned, since the new ones are returned
 
@@ -366,11 +368,19 @@ class Module:
         call = _CALL.get()
         return call is not None and call.train
 
-    @property
-    def random_key(self) -> Array | None:
-        """The key that `apply` was given, for layers that draw random numbers."""
+    def next_key(self) -> Array:
+        """A key of its own for each use, made of the one that `apply` was given: for layers that draw random numbers.
+
+        Raises `ArgumentError` where there is none.
+        """
         call = _CALL.get()
-        return None if call is None else call.key
+        if call is None or call.key is None:
+            raise ArgumentError(
+                f"{here().prefix}{type(self).__name__}: expected a call by model.apply(..., key=key), got none: "
+                "it draws random numbers"
+            )
+        call.draws += 1
+        return fold_in(call.key, call.draws)
 
     def __call__(self, *inputs: Tensor) -> Array:
         """The output: traced in traced code, else a numpy array, computed by the compiled model.

@@ -29,6 +29,13 @@ _UFUNC_NAMES: dict[str, str] = {  # NumPy's name where it is not ours
     "mod": "remainder",
     "rint": "round",
     "invert": "bitwise_invert",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "arctanh": "atanh",
     "bitwise_not": "bitwise_invert",
     "left_shift": "bitwise_left_shift",
     "right_shift": "bitwise_right_shift",
@@ -38,7 +45,7 @@ _UFUNCS = (
     "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "negative", "positive", "sign",
     "minimum", "maximum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and",
     "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "isnan", "isinf",
-    "isfinite", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sqrt", "square",
+    "isfinite", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sqrt", "cbrt", "square",
     "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "ceil", "trunc", "clip",
 )  # fmt: skip
 
@@ -68,6 +75,11 @@ def _std(a: ArrayLike, axis: Axis = None, *, ddof: float = 0, keepdims: bool = F
 def _cumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None) -> Array:
     flat = a if axis is not None else manipulation.reshape(a, (-1,))
     return reductions.cumulative_sum(flat, axis or 0, dtype=dtype)
+
+
+def _cumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None) -> Array:
+    flat = a if axis is not None else manipulation.reshape(a, (-1,))
+    return reductions.cumulative_prod(flat, axis or 0, dtype=dtype)
 
 
 def _clip(
@@ -118,7 +130,8 @@ def _ufuncs() -> Mapping[np.ufunc, Function]:
 @cache
 def _functions() -> Mapping[Function, Function]:
     own: dict[str, Function] = {
-        "sum": _sum, "prod": _prod, "mean": _mean, "var": _var, "std": _std, "cumsum": _cumsum, "clip": _clip,
+        "sum": _sum, "prod": _prod, "mean": _mean, "var": _var, "std": _std, "cumsum": _cumsum, "cumprod": _cumprod,
+        "clip": _clip,
         "trace": _trace, "round": _round, "around": _round, "ravel": _ravel, "broadcast_arrays": _broadcast_arrays,
         "amax": reductions.max, "amin": reductions.min, "shape": lambda a: a.shape, "ndim": lambda a: a.ndim,
         "size": lambda a: a.size, "astype": elementwise.astype, "where": elementwise.where, "copy": elementwise.positive,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -38,12 +38,13 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with heavy-ball momentum and L2 weight decay.
+    """Stochastic gradient descent with heavy-ball or Nesterov's momentum and L2 weight decay.
 
-    g ← g + λ w,  b ← μ b + g,  w ← w - η b. The momentum b begins at 0 and is kept as ``momentum.<name>``.
-    Polyak, Some Methods of Speeding up the Convergence of Iteration Methods, 1964; in the form of Sutskever et al.,
-    On the Importance of Initialization and Momentum in Deep Learning, ICML 2013, without their (1 - μ).
-    Raises `ArgumentError` for a negative or non-finite setting.
+    g ← g + λ w,  b ← μ b + g,  w ← w - η b; with `nesterov` w ← w - η (g + μ b). The momentum b begins at 0 and is
+    kept as ``momentum.<name>``. Polyak, Some Methods of Speeding up the Convergence of Iteration Methods, 1964;
+    Nesterov, A Method of Solving a Convex Programming Problem with Convergence Rate O(1/k²), 1983; in the form of
+    Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, ICML 2013, without their
+    (1 - μ). Raises `ArgumentError` for a negative or non-finite setting, and for `nesterov` without momentum.
 
     >>> SGD(0.1, momentum=0.9).init({"w": np.float32([1, 2])})
     {'momentum.w': array([0., 0.], dtype=float32)}
@@ -52,10 +53,13 @@ class SGD:
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "momentum", "weight_decay"):
             _check(f"SGD: {name}", getattr(self, name))
+        if self.nesterov and not self.momentum:
+            raise ArgumentError("SGD: nesterov: expected a momentum above 0, got 0")
 
     def init(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The state before the first step; empty without momentum."""
@@ -70,7 +74,8 @@ class SGD:
         for name, param in params.items():
             grad = grads[name] + self.weight_decay * param if self.weight_decay else grads[name]
             if self.momentum:
-                grad = new_state[f"momentum.{name}"] = self.momentum * state[f"momentum.{name}"] + grad
+                moved = new_state[f"momentum.{name}"] = self.momentum * state[f"momentum.{name}"] + grad
+                grad = grad + self.momentum * moved if self.nesterov else moved
             new_params[name] = param - _cast(learning_rate, param.dtype) * grad
         return new_params, new_state
 
@@ -95,12 +100,15 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
 
+    decoupled: ClassVar[bool] = False  # the decay shrinks the weights, not by way of the gradients
+
     def __post_init__(self) -> None:
+        what = type(self).__name__
         for name in ("learning_rate", "eps", "weight_decay"):
-            _check(f"Adam: {name}", getattr(self, name))
+            _check(f"{what}: {name}", getattr(self, name))
         betas: tuple[float, ...] = self.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ArgumentError(f"Adam: betas: expected two numbers in [0, 1), got {self.betas!r}")
+            raise ArgumentError(f"{what}: betas: expected two numbers in [0, 1), got {self.betas!r}")
 
     def init(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The state before the first step: all zeros."""
@@ -126,13 +134,32 @@ class Adam:
             root = F.sqrt(_bias_correction(beta2, time))
             step_size = _cast(learning_rate, dtype) / _bias_correction(beta1, time) * root
             eps = self.eps * root
-            grad = grads[name] + self.weight_decay * param if self.weight_decay else grads[name]
+            grad = grads[name]
+            if self.weight_decay and self.decoupled:
+                param = param * (1 - _cast(learning_rate, dtype) * self.weight_decay)
+            elif self.weight_decay:
+                grad = grad + self.weight_decay * param
             mean, square = state[f"exp_avg.{name}"], state[f"exp_avg_sq.{name}"]
             mean = mean + (1 - beta1) * (grad - mean)
             square = beta2 * square + (1 - beta2) * (grad * grad)
             new_params[name] = param - step_size * (mean / (F.sqrt(square) + eps))
             new_state[f"exp_avg.{name}"], new_state[f"exp_avg_sq.{name}"] = mean, square
         return new_params, new_state
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam whose weight decay shrinks the weights by η λ w, whatever the size of the gradients.
+
+    Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101, algorithm 2.
+
+    >>> AdamW().weight_decay
+    0.01
+    """
+
+    weight_decay: float = 1e-2
+
+    decoupled: ClassVar[bool] = True
 
 
 def _bias_correction(beta: float, time: Array) -> Array:

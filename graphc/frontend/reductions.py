@@ -200,9 +200,7 @@ def _rows(call: Call, value: Value, start: int, size: int) -> Value:
 
 
 def cumulative_sum(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None) -> Array:
-    """The running sum along an axis, in log2(n) additions of shifted arrays.
-
-    Hillis & Steele, Data Parallel Algorithms, CACM 29 (12), 1986.
+    """The running sum along an axis, added up in order.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32
@@ -211,19 +209,50 @@ def cumulative_sum(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = Non
     """
     call = Call("cumulative_sum")
     value = _summed(call, x, dtype)
-    rank = len(value.shape)
-    along = call.axis(axis, rank)
-    zero, one = (0,) * rank, (1,) * rank
-    shift = 1
-    while shift < value.shape[along]:
-        size = tuple(n - shift if d == along else n for d, n in enumerate(value.shape))
-        low = tuple(shift if d == along else 0 for d in range(rank))
-        before = call.slice(value, zero, size, one)
-        fill = 0.0 if value.dtype.is_float else 0
-        moved = call.build.pad(before, low=low, high=zero, interior=zero, value=fill)
-        value = call.build.add(value, moved)
-        shift *= 2
-    return call.wrap(value)
+    along = call.axis(axis, len(value.shape))
+    return call.wrap(call.build.recurrence(call.splat(1, value.type), value, axis=along, reverse=False))
+
+
+def cumulative_prod(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None) -> Array:
+    """The running product along an axis, with right derivatives at zeros.
+
+    >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
+    >>> trace(lambda x: cumulative_prod(x, axis=1), f32[2, 5]).output_types
+    (f32[2,5],)
+    """
+    call = Call("cumulative_prod")
+    value = _summed(call, x, dtype)
+    along = call.axis(axis, len(value.shape))
+    place = call.build.iota(dim=along, type=TensorType(i32, value.shape))
+    first = call.build.eq(place, call.splat(0, place.type))
+    terms = call.build.select(first, value, call.splat(0, value.type))
+    return call.wrap(call.build.recurrence(value, terms, axis=along, reverse=False))
+
+
+def _running(name: str, x: ArrayLike, axis: int) -> Array:
+    call = Call(name)
+    value = call.value(x)
+    if value.dtype is bool_:
+        raise call.error(DTypeError, "expected a number type, got bool")
+    along = call.axis(axis, len(value.shape))
+    return call.wrap(getattr(call.build, name)(value, axis=along, reverse=False))
+
+
+def cumulative_max(x: ArrayLike, axis: int = 0) -> Array:
+    """The largest element so far along an axis, NaN from the first NaN on; the first of equals takes the cotangent.
+
+    >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
+    >>> trace(lambda x: cumulative_max(x, axis=1), f32[2, 5]).output_types
+    (f32[2,5],)
+    """
+    return _running("cumulative_max", x, axis)
+
+
+def cumulative_min(x: ArrayLike, axis: int = 0) -> Array:
+    """The smallest element so far along an axis; else as `cumulative_max`."""
+    return _running("cumulative_min", x, axis)
 
 
 def logsumexp(x: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:

@@ -208,6 +208,9 @@ def type_of(x: object) -> TensorType | None:
     weak = as_weak(x)
     if weak is not None:
         return TensorType(result_type([], [weak]), ())
+    device = getattr(x, "__cuda_array_interface__", None)
+    if device is not None:  # an array on a GPU, ours or another library's
+        return TensorType(dtype_of(np.dtype(device["typestr"])), tuple(device["shape"]))
     if hasattr(x, "__array__") and hasattr(x, "shape"):  # another library's array
         array = np.asarray(x)
         return TensorType(dtype_of(array.dtype), array.shape)

@@ -14,7 +14,10 @@ Grammar (the text form is this, with ``{ }`` for blocks)::
              | barrier
              | call @name(%x[expr, ...], ...; expr, ...)
              | atomic fn %x[expr, ...] = expr
-             | prefetch %x[expr, ...]
+             | prefetch [far] %x[expr, ...]
+             | copy n %x[expr, ...] = %y[expr, ...] [if expr]
+             | commit | wait n
+             | exchange "name"(expr, ...) to %x[expr, ...], ...
     expr    := number | %var | load %x[expr, ...] | fn(expr, ...) | cast dtype expr | bitcast dtype expr
              | shuffle(expr, expr; lane, ...) | reduce fn expr | intrinsic "name"(expr, ...) : dtype
 
@@ -32,7 +35,13 @@ Meaning:
   buffer and the loop, not to a target.
 - A ``scratch`` parameter is memory for the kernel's own use: undefined when it starts, of no use when it ends. A kernel
   that it calls sees what is in it.
-- ``prefetch`` says that an element will soon be needed. It changes nothing but time.
+- ``prefetch`` says that an element will soon be needed: now in the nearest cache, ``far``: in the one behind it. It
+  changes nothing but time.
+- ``copy n`` begins to copy n neighbouring elements, or n zeros where its condition is false (which reads nothing).
+  ``commit`` closes a group of the thread's copies; after ``wait n`` all but the last n groups are done, for this thread:
+  the others need a barrier too. Until then what is copied to is undefined.
+- ``exchange`` is an operation of all threads of a warp together, on what each of them has in registers: a thread gives
+  some values and gets some, in ``reg`` cells. All threads of a block come to it together.
 - Buffers of one kernel never overlap; one that is read and written in place is a single ``inout`` parameter.
 """
 
@@ -254,13 +263,50 @@ class Atomic:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed."""
+    """The cache line of ``buffer[indices]`` (in a vector loop, of the first lane's element) will soon be needed.
+
+    `far`: not in the nearest cache, where what is read meanwhile could displace it, but in the one behind it.
+    """
 
     buffer: Buffer
     indices: tuple[Expr, ...]
+    far: bool = False
 
 
-Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch]
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """Begins to copy `count` neighbouring elements, or zeros where the condition is false; see `Wait`."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    source: Buffer
+    source_indices: tuple[Expr, ...]
+    count: int = 1
+    condition: Expr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """The copies since the last one are a group (of this thread)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wait:
+    """All groups of copies but the last `pending` are done."""
+
+    pending: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """A target's operation of a whole warp, with results in register cells."""
+
+    name: str
+    args: tuple[Expr, ...]
+    results: tuple[tuple[Buffer, tuple[Expr, ...]], ...]
+
+
+Stmt = Union[For, Let, Store, Alloc, If, Barrier, Call, Atomic, Prefetch, Copy, Commit, Wait, Exchange]
 
 
 @dataclass(frozen=True, eq=False)

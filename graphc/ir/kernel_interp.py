@@ -6,13 +6,14 @@ of range and reads of cells that were never stored are errors here, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError, VerifyError
+from graphc.ir.intrinsics import EXCHANGES, INTRINSICS
 from graphc.ir.kernel import (
     Alloc,
     Apply,
@@ -22,7 +23,10 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -36,15 +40,23 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
 )
 from graphc.ir.kernel_print import operands, postorder
 from graphc.ir.kernel_verify import storage_size
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
 
-# The numpy meaning of the targets' own operations, by name; arguments and result have one value a lane or are uniform.
-INTRINSICS: dict[str, Callable[..., np.ndarray]] = {}
 
-Threads = Generator[Barrier, None, None]  # what runs until the next barrier, and says which one that is
+@dataclass(frozen=True)
+class _Meeting:
+    """Where threads wait for each other: a barrier or an exchange, with the arguments of each thread that came there."""
+
+    stmt: Barrier | Let | Exchange
+    arguments: list[tuple[np.ndarray, ...]]
+
+
+# What runs until its threads meet; it is sent what the exchange gives each of them.
+Threads = Generator[_Meeting, "list[np.ndarray]", None]
 
 
 def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[int | float] = ()) -> None:
@@ -135,6 +147,9 @@ def _allocate(buffer: Buffer) -> _View:
     return _View(buffer, np.zeros(size, buffer.dtype.numpy), np.zeros(size, bool))
 
 
+_Copied = tuple[_View, np.ndarray, np.ndarray]  # where a copy goes, and its elements
+
+
 @dataclass(frozen=True)
 class _State:
     """What a statement sees. A thread has its own variables and buffers, made by copying the dictionaries."""
@@ -144,9 +159,12 @@ class _State:
     lanes: int = 0  # of the vector loop around; 0 outside
     mask: np.ndarray | None = None  # the active lanes; None: all of them
     threads: bool = False  # one of several threads, which wait for each other
+    copies: list[list[_Copied]] = field(
+        default_factory=lambda: [[]]
+    )  # groups that are not done; the last is open
 
     def own(self) -> _State:
-        return replace(self, values=dict(self.values), views=dict(self.views))
+        return replace(self, values=dict(self.values), views=dict(self.views), copies=[[]])
 
 
 class _Interpreter:
@@ -160,8 +178,10 @@ class _Interpreter:
         raise VerifyError(f"kernel @{self.kernel.name}: {op}: expected {expected}, got {got}")
 
     def run(self, state: _State) -> None:
-        for _ in self.block(self.kernel.body, state):
-            pass  # a barrier outside of thread loops: what comes before it is done
+        running = self.block(self.kernel.body, state)
+        meeting = next(running, None)
+        while meeting is not None:  # a barrier outside of thread loops: what comes before it is done
+            meeting = _resumed(running, self.exchange(meeting))
 
     # Statements
 
@@ -172,7 +192,17 @@ class _Interpreter:
             elif isinstance(stmt, If):
                 yield from self.branch(stmt, state)
             elif isinstance(stmt, Barrier):
-                yield stmt
+                yield _Meeting(stmt, [()])
+            elif isinstance(stmt, Let) and _is_exchange(stmt.value):
+                assert isinstance(stmt.value, Intrinsic)
+                arguments = tuple(self.value(a, state) for a in stmt.value.args)
+                (given,) = yield _Meeting(stmt, [arguments])
+                state.values[stmt.var.name] = given.astype(stmt.var.dtype.numpy, copy=False)
+            elif isinstance(stmt, Exchange):
+                arguments = tuple(self.value(a, state) for a in stmt.args)
+                (given,) = yield _Meeting(stmt, [arguments])
+                for (buffer, indices), element in zip(stmt.results, given, strict=True):
+                    self.store(buffer, [self.value(i, state) for i in indices], element, state)
             else:
                 self.simple(stmt, state)
 
@@ -186,6 +216,15 @@ class _Interpreter:
             state.views[stmt.buffer.name] = _allocate(stmt.buffer)
         elif isinstance(stmt, Call):
             self.call(stmt, state)
+        elif isinstance(stmt, Copy):
+            self.copy(stmt, state)
+        elif isinstance(stmt, Commit):
+            state.copies.append([])
+        elif isinstance(stmt, Wait):
+            while len(state.copies) - 1 > stmt.pending:
+                for view, at, elements in state.copies.pop(0):
+                    view.storage[at] = elements
+                    view.marks[at] = True
         elif isinstance(stmt, Prefetch):
             self.addresses("prefetch", stmt.buffer, [self.value(i, state) for i in stmt.indices], state)
         else:
@@ -212,15 +251,33 @@ class _Interpreter:
             thread = replace(state.own(), threads=True)
             thread.values[stmt.var.name] = np.array(number, np.int64)
             running.append(self.block(stmt.body, thread))
-        while running:
-            reached = [next(thread, None) for thread in running]
-            if all(barrier is None for barrier in reached):
-                return
-            first = reached[0]
-            if first is None or any(barrier is not first for barrier in reached):
-                self.fail("barrier", f"all threads of %{stmt.var.name} at the same barrier", "some elsewhere")
-            if state.threads:
-                yield first
+        reached = [next(thread, None) for thread in running]
+        while any(meeting is not None for meeting in reached):
+            here = [meeting for meeting in reached if meeting is not None]
+            if len(here) < len(reached) or any(meeting.stmt is not here[0].stmt for meeting in here):
+                op = "barrier" if isinstance(here[0].stmt, Barrier) else "exchange"
+                self.fail(op, f"all threads of %{stmt.var.name} at the same {op}", "some elsewhere")
+            together = _Meeting(here[0].stmt, [a for meeting in here for a in meeting.arguments])
+            given = iter((yield together) if state.threads else self.exchange(together))
+            reached = [
+                _resumed(thread, [next(given) for _ in meeting.arguments])
+                for thread, meeting in zip(running, here, strict=True)
+            ]
+
+    def exchange(self, meeting: _Meeting) -> list[np.ndarray]:
+        """What each thread of a block gets where all have met."""
+        stmt = meeting.stmt
+        if isinstance(stmt, Barrier):
+            return [np.asarray(0)] * len(meeting.arguments)
+        name = stmt.name if isinstance(stmt, Exchange) else ""
+        if isinstance(stmt, Let):
+            assert isinstance(stmt.value, Intrinsic)
+            name = stmt.value.name
+        try:
+            result = EXCHANGES[name](*map(np.array, zip(*meeting.arguments, strict=True)))
+        except ValueError as error:
+            self.fail("exchange", *str(error).split(", got ", 1))
+        return list(result)
 
     def branch(self, stmt: If, state: _State) -> Threads:
         condition = self.value(stmt.condition, state)
@@ -270,6 +327,29 @@ class _Interpreter:
                             f"windows for {names} that do not overlap",
                             f"{shared.size} shared elements",
                         )
+
+    def copy(self, stmt: Copy, state: _State) -> None:
+        """The elements are undefined from now on, and get their values when the copy is waited for."""
+        view, steps = state.views[stmt.buffer.name], np.arange(stmt.count)
+
+        def spots(buffer: Buffer, indices: Sequence[Expr]) -> np.ndarray:
+            where = [self.value(i, state) for i in indices]
+            ends = (
+                [self.addresses("copy", buffer, [*where[:-1], where[-1] + n], state) for n in (0, steps[-1])]
+                if where
+                else [self.addresses("copy", buffer, where, state)]
+            )
+            return np.asarray(ends[0] + steps)
+
+        elements = np.zeros(stmt.count, stmt.buffer.dtype.numpy)
+        if stmt.condition is None or self.scalar(stmt.condition, state):
+            source = state.views[stmt.source.name]
+            places = spots(stmt.source, stmt.source_indices)
+            self.check_stored("copy", source, places)
+            elements = source.storage[places]
+        at = spots(stmt.buffer, stmt.indices)
+        view.marks[at] = False
+        state.copies[-1].append((view, at, elements))
 
     def atomic(self, stmt: Atomic, state: _State) -> None:
         """Each active lane in turn, also where all lanes say the same."""
@@ -391,6 +471,18 @@ class _Interpreter:
                 repr(node.name),
             )
         return np.asarray(INTRINSICS[node.name](*args)).astype(node.dtype.numpy, copy=False)
+
+
+def _is_exchange(expr: Expr) -> bool:
+    return isinstance(expr, Intrinsic) and expr.name in EXCHANGES
+
+
+def _resumed(running: Threads, given: list[np.ndarray]) -> _Meeting | None:
+    """Goes on to the next meeting; `None` at the end."""
+    try:
+        return running.send(given)
+    except StopIteration:
+        return None
 
 
 def _reduced(fn: str, x: np.ndarray) -> np.ndarray:

@@ -20,7 +20,10 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -34,6 +37,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
 )
 from graphc.ir.printer import quote, sigil
 from graphc.ir.types import f32, i64
@@ -140,6 +144,15 @@ def used_buffers(body: Sequence[Stmt]) -> set[Buffer]:
         elif isinstance(stmt, Prefetch):
             found.add(stmt.buffer)
             roots += stmt.indices
+        elif isinstance(stmt, Copy):
+            found |= {stmt.buffer, stmt.source}
+            roots += (*stmt.indices, *stmt.source_indices)
+            roots += [stmt.condition] if stmt.condition is not None else []
+        elif isinstance(stmt, Exchange):
+            roots += stmt.args
+            for buffer, indices in stmt.results:
+                found.add(buffer)
+                roots += indices
         elif isinstance(stmt, Alloc):
             found.add(stmt.buffer)
         elif isinstance(stmt, For):
@@ -284,7 +297,17 @@ def _head(stmt: Stmt, names: dict[int, str], limit: int | None) -> str:
     if isinstance(stmt, Atomic):
         return f"atomic {stmt.fn} {place(stmt.buffer, stmt.indices)} = {text(stmt.value)}"
     if isinstance(stmt, Prefetch):
-        return f"prefetch {place(stmt.buffer, stmt.indices)}"
+        return f"prefetch {'far ' if stmt.far else ''}{place(stmt.buffer, stmt.indices)}"
+    if isinstance(stmt, Copy):
+        copied = f"copy {stmt.count} {place(stmt.buffer, stmt.indices)} = {place(stmt.source, stmt.source_indices)}"
+        return copied if stmt.condition is None else f"{copied} if {text(stmt.condition)}"
+    if isinstance(stmt, Exchange):
+        results = ", ".join(place(buffer, indices) for buffer, indices in stmt.results)
+        return f"exchange {quote(stmt.name)}({', '.join(map(text, stmt.args))}) to {results}"
+    if isinstance(stmt, Commit):
+        return "commit"
+    if isinstance(stmt, Wait):
+        return f"wait {stmt.pending}"
     assert isinstance(stmt, Barrier), stmt
     return "barrier"
 

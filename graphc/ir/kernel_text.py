@@ -27,7 +27,10 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -42,6 +45,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
     constant,
 )
 from graphc.ir.kernel_print import COMPARISON, INFIX, MAX_BLOCKS, PREFIX, print_expr, print_kernel
@@ -434,7 +438,37 @@ class _Parser:
         return Atomic(fn, buffer, indices, self.expression())
 
     def prefetch(self) -> Stmt:
-        return Prefetch(*self.place())
+        far = self.accept("far")
+        buffer, indices = self.place()
+        return Prefetch(buffer, indices, far)
+
+    def copy(self) -> Stmt:
+        count = self.integer("a number of elements")
+        buffer, indices = self.place()
+        self.expect("=")
+        source, source_indices = self.place()
+        condition = self.expression() if self.accept("if") else None
+        return Copy(buffer, indices, source, source_indices, count, condition)
+
+    def exchange(self) -> Stmt:
+        name = self.quoted("an operation's name in quotes")
+        self.expect("(")
+        args: list[Expr] = []
+        while not self.accept(")"):
+            if args:
+                self.expect(",")
+            args.append(self.expression())
+        self.expect("to")
+        results = [self.place()]
+        while self.accept(","):
+            results.append(self.place())
+        return Exchange(name, tuple(args), tuple(results))
+
+    def commit(self) -> Stmt:
+        return Commit()
+
+    def wait(self) -> Stmt:
+        return Wait(self.integer("a number of groups"))
 
     def call(self) -> Stmt:
         token = self.token
@@ -454,6 +488,12 @@ class _Parser:
                 scalars.append(self.expression())
         self.expect(")")
         return Call(self.kernels[name], tuple(windows), tuple(scalars))
+
+    def quoted(self, expected: str) -> str:
+        token = self.next()
+        if token.kind != "string":
+            self.fail(expected, token)
+        return self.unquote(token, token.text)
 
     def place(self) -> tuple[Buffer, tuple[Expr, ...]]:
         """``%x[expr, ...]``"""
@@ -539,10 +579,7 @@ class _Parser:
             self.expect("[")
             return _Bracket("]", lambda indices: Load(buffer, tuple(indices)), math.inf)
         if token.text == "intrinsic":
-            quoted = self.next()
-            if quoted.kind != "string":
-                self.fail("an intrinsic's name in quotes", quoted)
-            name = self.unquote(quoted, quoted.text)
+            name = self.quoted("an intrinsic's name in quotes")
             self.expect("(")
             return _Bracket(")", lambda args: self.intrinsic(name, args), math.inf)
         if token.text == "shuffle":
@@ -611,4 +648,8 @@ _STATEMENTS: dict[str, Callable[[_Parser], Stmt | None]] = {
     "call": _Parser.call,
     "atomic": _Parser.atomic,
     "prefetch": _Parser.prefetch,
+    "copy": _Parser.copy,
+    "exchange": _Parser.exchange,
+    "commit": _Parser.commit,
+    "wait": _Parser.wait,
 }

@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from graphc.errors import VerifyError
+from graphc.ir.intrinsics import EXCHANGES
 from graphc.ir.kernel import (
     Alloc,
     Apply,
@@ -22,7 +23,10 @@ from graphc.ir.kernel import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
@@ -36,6 +40,7 @@ from graphc.ir.kernel import (
     Stmt,
     Store,
     Var,
+    Wait,
 )
 from graphc.ir.kernel_bounds import Space
 from graphc.ir.kernel_print import MAX_BLOCKS, callees, kernel_lines, operands, postorder
@@ -44,6 +49,7 @@ from graphc.ir.types import DType, bool_, i64, u32
 
 REDUCIBLE = ("add", "mul", "min", "max", "and", "or")
 ATOMIC = ("add", "min", "max")
+COPIED_BYTES = (4, 8, 16)  # that a copy may have
 _ANY = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "min", "max", "select"})
 _BITS = frozenset({"and", "or", "xor", "not"})
 _SHIFTS = frozenset({"shl", "shr"})
@@ -132,7 +138,6 @@ class _Known:
     lanes: bool = False  # of a variable: one value a lane
     private: tuple[int, ...] = ()  # of a register or stack buffer: the concurrent loops around its `Alloc`
     written: bool = False
-    by_lane: bool | None = None  # of a register buffer: how it was accessed first
 
 
 def _constant_range(loop: For) -> range | None:
@@ -150,6 +155,7 @@ class _Verifier:
         self.lets: dict[str, Expr] = {}
         self.types: dict[int, DType] = {}  # by id of the expression: asking it would descend each time
         self.stmt: Stmt | None = None
+        self.meets: Expr | None = None  # the exchange that stands alone in the statement
 
     # Errors
 
@@ -248,6 +254,9 @@ class _Verifier:
         if isinstance(stmt, For):
             self.loop(stmt, place)
         elif isinstance(stmt, Let):
+            if isinstance(stmt.value, Intrinsic) and stmt.value.name in EXCHANGES:
+                self.meeting(stmt.value.name, place)
+                self.meets = stmt.value
             lanes = self.expression(stmt.value, place)
             self.expect_type("a value", stmt.value, stmt.var.dtype)
             self.define(_Known(stmt.var, lanes))
@@ -277,8 +286,49 @@ class _Verifier:
             self.check(
                 stmt.buffer.space != "reg", "a prefetch of memory", f"register buffer %{stmt.buffer.name}"
             )
+        elif isinstance(stmt, Copy):
+            self.copy(stmt, place)
+        elif isinstance(stmt, Exchange):
+            self.exchange(stmt, place)
+        elif isinstance(stmt, Commit):
+            self.check(place.vector is None, "a commit outside of vector loops", "one inside")
+        elif isinstance(stmt, Wait):
+            self.check(place.vector is None, "a wait outside of vector loops", "one inside")
+            self.check(stmt.pending >= 0, "a number of groups from 0 on", str(stmt.pending))
         else:
             self.atomic(stmt, place)
+
+    def copy(self, stmt: Copy, place: _Place) -> None:
+        self.check(place.vector is None, "a copy outside of vector loops", "one inside")
+        self.check(stmt.buffer.space == "shared", "a copy to shared memory", f"%{stmt.buffer.name}")
+        self.check(stmt.source.space == "global", "a copy from global memory", f"%{stmt.source.name}")
+        dtype, bytes_each = stmt.buffer.dtype, stmt.buffer.dtype.bytes
+        self.check(stmt.source.dtype is dtype, f"a copy of {dtype.name}", stmt.source.dtype.name)
+        size = stmt.count * bytes_each
+        self.check(size in COPIED_BYTES, f"a copy of {', '.join(map(str, COPIED_BYTES))} bytes", str(size))
+        self.expressions((*stmt.indices, *stmt.source_indices), place)
+        inside = place
+        if stmt.condition is not None:
+            self.expression(stmt.condition, place)
+            self.expect_type("a condition", stmt.condition, bool_)
+            inside = replace(place, space=place.space.where(stmt.condition, True))
+        self.read(stmt.source)
+        self.written(stmt.buffer)
+        last = stmt.count - 1
+        for offset in sorted({0, last}):
+            for buffer, indices, where in (
+                (stmt.buffer, stmt.indices, place),
+                (stmt.source, stmt.source_indices, inside),
+            ):
+                moved = (*indices[:-1], indices[-1] + offset) if offset and indices else indices
+                self.expressions(moved, where)
+                self.access(buffer, moved, where)
+                if last:
+                    self.check(
+                        bool(indices) and buffer.element_strides[-1] == 1,
+                        f"neighbouring elements of %{buffer.name}",
+                        "a last dimension with gaps",
+                    )
 
     def loop(self, stmt: For, place: _Place) -> None:
         binding = stmt.binding
@@ -319,6 +369,25 @@ class _Verifier:
         self.define(_Known(stmt.var, binding == "vector"))
         self.block(stmt.body, inner)
         del self.known[stmt.var.name]
+
+    def meeting(self, name: str, place: _Place) -> None:
+        """An exchange between threads stands alone in a statement: there the threads meet."""
+        threads = any(loop.binding == "thread" for loop in place.concurrent)
+        self.check(threads, "an exchange inside of a thread loop", f"{name!r} outside")
+        self.check(place.vector is None, "an exchange outside of vector loops", f"{name!r} inside")
+
+    def exchange(self, stmt: Exchange, place: _Place) -> None:
+        self.check(stmt.name in EXCHANGES, f"one of {', '.join(EXCHANGES)}", repr(stmt.name))
+        self.meeting(stmt.name, place)
+        self.expressions(stmt.args, place)
+        self.check(bool(stmt.results), "a result", "none")
+        for buffer, indices in stmt.results:
+            self.expressions(indices, place)
+            self.access(buffer, indices, place)
+            self.check(
+                buffer.space == "reg", "results in registers", f"%{buffer.name} in {buffer.space} memory"
+            )
+            self.written(buffer)
 
     def alloc(self, buffer: Buffer, place: _Place) -> None:
         self.declaration(buffer)
@@ -418,7 +487,7 @@ class _Verifier:
         self.rank(buffer, indices)
         self.same_nest(known, buffer, place)
         if buffer.space == "reg":
-            self.register(known, buffer, indices, place)
+            self.register(buffer, indices, place)
         for position, (expr, extent) in enumerate(zip(indices, buffer.shape, strict=True)):
             witness = place.space.outside(expr, extent)
             if witness is not None:
@@ -434,13 +503,11 @@ class _Verifier:
             expected = f"{buffer.space} buffer %{buffer.name} allocated in the iteration of the concurrent loop that uses it"
             self.fail(expected, "an allocation outside of the loop")
 
-    def register(self, known: _Known, buffer: Buffer, indices: Sequence[Expr], place: _Place) -> None:
+    def register(self, buffer: Buffer, indices: Sequence[Expr], place: _Place) -> None:
         vector = place.vector
-        by_lane = False
         for position, expr in enumerate(indices):
             last = position == len(indices) - 1
             if last and vector is not None and isinstance(expr, Var) and expr.name == vector.var.name:
-                by_lane = True
                 lanes = _constant_range(vector)
                 expected = (
                     f"lanes 0 to {buffer.shape[-1]} for the last dimension of register buffer %{buffer.name}"
@@ -455,14 +522,6 @@ class _Verifier:
             allowed = "constants, unrolled variables and, last, the vector variable"
             expected = f"register buffer %{buffer.name} indexed by {allowed}"
             self.check(fixed, expected, f"another index in dimension {position}")
-        if known.by_lane is None:
-            known.by_lane = by_lane
-        kinds = ("by element", "by lane")
-        self.check(
-            known.by_lane is by_lane,
-            f"register buffer %{buffer.name} accessed {kinds[known.by_lane]} as before",
-            kinds[by_lane],
-        )
 
     def read(self, buffer: Buffer) -> None:
         known = self.buffer(buffer)
@@ -506,6 +565,10 @@ class _Verifier:
         if isinstance(node, Reduce):
             return self.reduce(node, place), False
         self.check(isinstance(node, (Cast, Bitcast, Intrinsic)), "an expression", type(node).__name__)
+        if isinstance(node, Intrinsic) and node.name in EXCHANGES:
+            self.check(
+                node is self.meets, "an exchange alone in a let", f"{node.name!r} inside an expression"
+            )
         self.check(node.dtype.compiled, "a data type with arithmetic", node.dtype.name)
         if isinstance(node, Bitcast):
             bits = self.types[id(node.x)].bits

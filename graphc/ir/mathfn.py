@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from graphc.errors import CompileError
-from graphc.ir import mathfn_exp, mathfn_log, mathfn_trig
+from graphc.ir import mathfn_exp, mathfn_inverse, mathfn_log, mathfn_trig
 from graphc.ir.mathfn_common import F32, F32_ALONE, F64, Format
 from graphc.ir.scalar import Scalar
 from graphc.ir.types import DType, f32, f64
@@ -52,6 +52,19 @@ EXPANSIONS: dict[str, Expansion] = {
                "f32: 203 bits of 1/(2 pi) in f64, any argument (Payne and Hanek 1983); f64: Cody and Waite 1980 with "
                "split factors up to |x| = 1.1e14, NaN beyond"),
         _entry("cos", mathfn_trig.cos, 1.75, 1.0, "as sin, one quadrant further"),
+        _entry("tan", mathfn_trig.tan, 4.0, 2.5, "sin/cos after one reduction; the range is that of sin"),
+        _entry("atan", mathfn_inverse.atan, 2.0, 2.0,
+               "polynomial within tan(pi/8), else about pi/4 or pi/2; Muller 2016, section 11.5"),
+        _entry("atan2", mathfn_inverse.atan2, 2.5, 2.5, "atan of the smaller over the larger size, put in its octant"),
+        _entry("asin", mathfn_inverse.asin, 3.0, 3.0, "atan(x / sqrt((1 - x)(1 + x)))"),
+        _entry("acos", mathfn_inverse.acos, 2.75, 2.75, "2 atan(sqrt((1 - x)/(1 + x)))"),
+        _entry("sinh", mathfn_exp.sinh, 2.25, 2.5, "(e + e/(e + 1))/2 with e = expm1(|x|)"),
+        _entry("cosh", mathfn_exp.cosh, 1.5, 1.5, "(e + 1/e)/2 with e = exp(|x|)"),
+        _entry("asinh", mathfn_inverse.asinh, 2.0, 2.0, "log1p(a + a^2/(1 + sqrt(a^2 + 1))) of a = |x|"),
+        _entry("acosh", mathfn_inverse.acosh, 2.5, 2.75, "log1p(t + sqrt(t (t + 2))) with t = x - 1"),
+        _entry("atanh", mathfn_inverse.atanh, 2.25, 2.0, "log1p(2 a/(1 - a))/2 of a = |x|"),
+        _entry("log10", mathfn_log.log10, 1.0, 1.0, "as log, scaled by log10(e) in two parts (Dekker 1971)"),
+        _entry("cbrt", mathfn_log.cbrt, 1.0, 1.0, "2^(log2(x)/3) and a step of Newton's iteration"),
         _entry("tanh", mathfn_exp.tanh, 2.5, 2.75, "e/(e + 2) with e = expm1(2|x|)"),
         _entry("sigmoid", mathfn_exp.sigmoid, 2.5, 2.5, "exp(-|x|) on both sides, one division"),
         _entry("erf", mathfn_exp.erf, 2.0, 1.5,

@@ -117,6 +117,28 @@ def tanh(form: Format) -> Scalar:
     return form.copy_sign(e / (e + 2), x)
 
 
+def quarter_exp(form: Format, a: Scalar) -> tuple[Scalar, Scalar]:
+    """exp(r) - 1 and 2^(n-2) with exp(a) = 2^n exp(r): a quarter, so that n = 1025 does not overflow."""
+    r, bits = reduce_exp(form, at_most(a, 710.5 if form.wide else 89.5), form.bias - 2)
+    return expm1_reduced(r, EXP_F64 if form.wide else EXP_F32), form.power_of_two(bits)
+
+
+def sinh(form: Format) -> Scalar:
+    """(e + e/(e + 1)) / 2 with e = expm1(|x|), which is carried as a quarter."""
+    x = arg(0)
+    part, power = quarter_exp(form, absolute(x))
+    e = fma(power, part, power - 0.25)
+    y = 2 * (e + e / (4 * e + 1))
+    return form.copy_sign(select(absolute(x) < 2.0 ** -(form.mantissa + 2), absolute(x), y), x)
+
+
+def cosh(form: Format) -> Scalar:
+    """(e + 1/e) / 2 with e = exp(|x|), which is carried as a quarter."""
+    part, power = quarter_exp(form, absolute(arg(0)))
+    e = fma(power, part, power)
+    return 2 * (e + 0.0625 / e)
+
+
 def sigmoid(form: Format) -> Scalar:
     """1 / (1 + exp(-x)), and exp(x) / (1 + exp(x)) below zero: exp never overflows, tails keep their precision."""
     x = arg(0)

@@ -8,7 +8,7 @@ The coefficients are fitted as those of `mathfn_exp`.
 
 from __future__ import annotations
 
-from graphc.ir.mathfn_common import INFINITY, NAN, Format, absolute, equal, fma, polynomial, select
+from graphc.ir.mathfn_common import INFINITY, NAN, Format, absolute, equal, fma, polynomial, select, two_sum
 from graphc.ir.mathfn_exp import LN2_F32, LN2_F64, LOG2_E, exp2_reduced
 from graphc.ir.scalar import Scalar, apply, arg
 
@@ -26,6 +26,12 @@ LOG2_F32 = (-0.1127009317278862, 0.1859067976474762, -0.1894790232181549, 0.2044
             0.4426950514316559)  # fmt: skip
 # 1/ln(2) in two parts, the first of 26 bits
 LOG2_E_F64 = (1.4426950514316559, -1.0542692476429138e-08)
+# log10(2) in two parts, the product of the first with any exponent exact, and log10(e) likewise with half a significand
+LOG10_2_F32 = (0.301025390625, 4.605038981195214e-06)
+LOG10_2_F64 = (0.3010299956640665, -8.532344317057107e-14)
+LOG10_E_F32 = (0.434326171875, -3.168997174817235e-05)
+LOG10_E_F64 = (0.4342944845557213, -2.6524694553078553e-09)
+LOG10_E = 0.4342944819032518
 # (3 atanh(s)/s - 3 - s^2) / s^4 in s^2: 2^-36.8 and 2^-66.3 relative to 3 atanh(s)/s
 POW_F32 = (0.35128968954086304, 0.4282064735889435, 0.6000022888183594)
 POW_F64 = (0.1979475392912815, 0.19885192973867274, 0.23080137727704736, 0.27272676505508175, 0.333333337805092,
@@ -121,6 +127,46 @@ def log2(form: Format) -> Scalar:
     else:
         y = k + fma(polynomial(f, LOG2_F32), f, f)
     return of_positive(x, 0.0, y)
+
+
+def log10(form: Format) -> Scalar:
+    """log10(x) = k log10(2) + log(m) log10(e), with both constants and log(m) in two parts."""
+    x = arg(0)
+    k, m = split_any(form, x)
+    f = m - 1
+    if form.wide:
+        half_square, rest = log_parts(f)
+    else:
+        half_square = 0.5 * f * f
+        rest = 2 * half_square * (f * polynomial(f, LOG_F32))
+    two_high, two_low = LOG10_2_F64 if form.wide else LOG10_2_F32
+    e_high, e_low = LOG10_E_F64 if form.wide else LOG10_E_F32
+    high = form.leading(f - half_square)
+    low = ((f - high) - half_square) + rest
+    product = high * e_high  # exact, as is k two_high
+    total, error = two_sum(k * two_high, product)
+    return of_positive(x, 0.0, total + (error + fma(low, LOG10_E, fma(high, e_low, k * two_low))))
+
+
+def cbrt(form: Format) -> Scalar:
+    """2^(log2|x| / 3), whose error Newton's iteration for y^3 = |x| squares and makes that of its last sum.
+
+    The quotient |x| / y^2 neither overflows nor leaves the normal numbers.
+    """
+    x = arg(0)
+    a = absolute(x)
+    k, m = split_any(form, a)
+    f = m - 1
+    if form.wide:
+        half_square, rest = log_parts(f)
+        logarithm = fma((f - half_square) + rest, LOG2_E, k)
+    else:
+        logarithm = k + fma(polynomial(f, LOG2_F32), f, f)
+    third = logarithm * (1 / 3)
+    n, bits = form.round(third, form.bias)
+    y = exp2_reduced(form, third - n) * form.power_of_two(bits)
+    y = y + (a / (y * y) - y) * (1 / 3)
+    return form.copy_sign(select((a > 0) & (a < INFINITY), y, a), x)
 
 
 def log2_in_two_parts(form: Format, x: Scalar) -> tuple[Scalar, Scalar]:

@@ -1,4 +1,4 @@
-"""Expansions of sin and cos.
+"""Expansions of sin, cos and tan.
 
 In: a floating-point format. Out: a scalar tree of arg(0) without transcendental primitives. The argument is reduced to
 |r| <= pi/4 and the quadrant chooses between the two polynomials and the sign.
@@ -90,8 +90,8 @@ def reduce_cody_waite(form: Format, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     return total, (r - total) + low, quadrant
 
 
-def quadrant_value(form: Format, r: Scalar, low: Scalar | None, quadrant: Scalar) -> Scalar:
-    """sin(r + low + quadrant pi/2)."""
+def sin_and_cos(form: Format, r: Scalar, low: Scalar | None) -> tuple[Scalar, Scalar]:
+    """Both of r + low, |r| <= pi/4."""
     z = r * r
     sin = polynomial(z, SIN_F64 if form.wide else SIN_F32)
     cos = polynomial(z, COS_F64 if form.wide else COS_F32)
@@ -103,6 +103,12 @@ def quadrant_value(form: Format, r: Scalar, low: Scalar | None, quadrant: Scalar
         half = 0.5 * z
         leading = 1 - half
         cos = leading + (((1 - leading) - half) + fma(cos, z * z, -(r * low)))
+    return sin, cos
+
+
+def quadrant_value(form: Format, r: Scalar, low: Scalar | None, quadrant: Scalar) -> Scalar:
+    """sin(r + low + quadrant pi/2)."""
+    sin, cos = sin_and_cos(form, r, low)
     value = select(equal(quadrant & 1, 0), sin, cos)
     return form.value(form.bits(value) ^ ((quadrant & 2) << (form.dtype.bits - 2)))
 
@@ -126,3 +132,19 @@ def sin(form: Format) -> Scalar:
 def cos(form: Format) -> Scalar:
     """cos(x) = sin(x + pi/2), added to the quadrant and not to x."""
     return reduced(form, arg(0), 1)
+
+
+def tan(form: Format) -> Scalar:
+    """sin/cos, or -cos/sin where the quadrant is odd; the range is that of sin."""
+    x = arg(0)
+    if form.wide or not form.double:
+        r, low, quadrant = reduce_cody_waite(form, x)
+        sin, cos = sin_and_cos(form, r, low)
+    else:
+        r, quadrant = reduce_in_f64(form, x)
+        sin, cos = sin_and_cos(form, r, None)
+    even = equal(quadrant & 1, 0)
+    value = select(even, sin, -cos) / select(even, cos, sin)
+    if form.wide or not form.double:
+        value = select(absolute(x) < (LARGEST_F64 if form.wide else LARGEST_F32), value, NAN)
+    return select(equal(x, 0.0), x, value)

@@ -176,11 +176,23 @@ def _table() -> dict[str, Primitive]:
         ),
         ("sin", np.sin, r"\sin\left({0}\right)"),
         ("cos", np.cos, r"\cos\left({0}\right)"),
+        ("tan", np.tan, r"\tan\left({0}\right)"),
+        ("asin", np.arcsin, r"\arcsin\left({0}\right)"),
+        ("acos", np.arccos, r"\arccos\left({0}\right)"),
+        ("atan", np.arctan, r"\arctan\left({0}\right)"),
+        ("sinh", np.sinh, r"\sinh\left({0}\right)"),
+        ("cosh", np.cosh, r"\cosh\left({0}\right)"),
+        ("asinh", np.arcsinh, r"\operatorname{{arsinh}}\left({0}\right)"),
+        ("acosh", np.arccosh, r"\operatorname{{arcosh}}\left({0}\right)"),
+        ("atanh", np.arctanh, r"\operatorname{{artanh}}\left({0}\right)"),
+        ("log10", np.log10, r"\log_{{10}}\left({0}\right)"),
+        ("cbrt", np.cbrt, r"\sqrt[3]{{{0}}}"),
         ("tanh", np.tanh, r"\tanh\left({0}\right)"),
         ("sigmoid", _sigmoid, r"\sigma\left({0}\right)"),
         ("erf", erf_numpy, r"\operatorname{{erf}}\left({0}\right)"),
     ):
         add(name, 1, fn, latex, lowered=True)
+    add("atan2", 2, np.arctan2, r"\operatorname{{atan2}}\left({0}, {1}\right)", lowered=True)
     add("pow", 2, np.power, "{0}^{{{1}}}", lowered=True)
     return {row.name: row for row in rows}
 

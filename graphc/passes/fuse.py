@@ -10,6 +10,7 @@ A group is legal when it is convex and every edge inside it is aligned: producer
   the Jacobian, an optimiser's update); in its operands marked diagonals that no store could take. Or several narrow
   contractions that share an operand in the same role, each with its store: the target decides whether they stay one.
 - scatter: one scatter_add.
+- cumulative: one recurrence or running extremum.
 
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
@@ -31,6 +32,13 @@ from graphc.ir.ops.contract import dimensions
 from graphc.passes.recompute import is_cheap, recompute
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice")
+_ORDER = (
+    "contract",
+    "reduce",
+    "map",
+    "scatter",
+    "cumulative",
+)  # kinds of producers, the best place to go first
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
 # Free elements that joined contractions have together: more of them fill vectors and registers on their own.
@@ -43,7 +51,7 @@ _SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, 
 
 @dataclass(eq=False)
 class _Group:
-    kind: str  # map, reduce, contract or scatter
+    kind: str  # map, reduce, contract, scatter or cumulative
     domain: tuple[int, ...]  # the shape over which it iterates; of a contraction, its result's
     axes: tuple[int, ...] = ()  # of a reduce group
     nodes: list[Node] = field(default_factory=list)
@@ -133,7 +141,7 @@ class _Fusion:
                     for v in self._sources(o)
                     if v.node in self.group_of
                 },
-                key=lambda g: (("contract", "reduce", "map", "scatter").index(g.kind), -g.nodes[-1].serial),
+                key=lambda g: (_ORDER.index(g.kind), -g.nodes[-1].serial),
             )
             for producer in producers:
                 self._try_merge(producer, node)
@@ -169,6 +177,8 @@ class _Fusion:
             return _Group("reduce", node.operands[0].shape, node.ints("axes"), [node])
         if "scatter" in node.op.traits:
             return _Group("scatter", node.type.shape, nodes=[node])
+        if "cumulative" in node.op.traits:
+            return _Group("cumulative", node.type.shape, nodes=[node])
         return _Group("map", node.type.shape, nodes=[node])
 
     # ------------------------------------------------------------------------------------------------------- merging
@@ -209,7 +219,7 @@ class _Fusion:
             )
             contract = producer if producer.kind == "contract" else consumer
             return _Group("contract", contract.domain, nodes=nodes) if fits else None
-        if "scatter" in kinds:
+        if "scatter" in kinds or "cumulative" in kinds:
             return None
         reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
         if other.kind == "reduce":
@@ -360,7 +370,7 @@ class _Fusion:
                 new.update(zip(node.results, copy.results, strict=True))
         for group in self._ordered():
             operands, results, region = self._region(group)
-            main = {"contraction", "reduction", "scatter"}
+            main = {"contraction", "reduction", "scatter", "cumulative"}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)

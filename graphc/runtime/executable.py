@@ -17,8 +17,9 @@ from typing import cast
 
 import numpy as np
 
-from graphc.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from graphc.runtime.abi import STATUS, ArrayInfo, ProgramInfo
+from graphc.errors import ArgumentError, DeviceError
+from graphc.runtime.abi import STATUS, ProgramInfo
+from graphc.runtime.arguments import Use, check_apart, check_array, check_count
 
 _ALIGNMENT = 64
 _BYTE = np.dtype(np.uint8)
@@ -169,56 +170,18 @@ class Executable:
             else:
                 inputs = cast("tuple[np.ndarray, ...]", arrays)
         if inputs is None:
-            inputs = self._checked(arrays, copy)
+            check_count(self.info, arrays)
+            inputs = [
+                check_array(self.info.name, x, a, i in self._donated, copy)
+                for i, (x, a) in enumerate(zip(arrays, self.info.inputs, strict=True))
+            ]
             addresses = [_address(x) for x in inputs]
         if self._donated and not _apart(addresses, self._input_bytes):
-            self._check_apart(
-                [(a, i.name, n in self._donated) for n, (a, i) in enumerate(zip(inputs, self.info.inputs))],
-                "a donated array of its own memory",
-            )
+            uses = [
+                _use(a, i.name, n in self._donated) for n, (a, i) in enumerate(zip(inputs, self.info.inputs))
+            ]
+            check_apart(self.info.name, uses, "a donated array of its own memory")
         return inputs, addresses
-
-    def _checked(self, arrays: Sequence[object], copy: bool) -> list[np.ndarray]:
-        infos = self.info.inputs
-        if len(arrays) != len(infos):
-            names = ", ".join(f"{a.name}: {a.text}" for a in infos)
-            raise ArgumentError(
-                f"{self.info.name}: expected {len(infos)} arguments ({names}), got {len(arrays)}"
-            )
-        return [
-            self._check(x, a, i in self._donated, copy)
-            for i, (x, a) in enumerate(zip(arrays, infos, strict=True))
-        ]
-
-    def _check(self, x: object, info: ArrayInfo, donated: bool, copy: bool) -> np.ndarray:
-        where = f"{self.info.name}: {info.name}"
-        kind = np.dtype(info.dtype)
-        if _is_masked(x):
-            raise ArgumentError(f"{where}: expected {info.text}, got a masked array; fill its gaps first")
-        if donated and not isinstance(x, np.ndarray):
-            raise ArgumentError(f"{where}: expected a numpy array to update in place, got {type(x).__name__}")
-        if isinstance(x, (bool, int, float)) and not isinstance(x, np.generic) and not info.shape:
-            x = _number(x, info, where)
-        if not isinstance(x, np.ndarray):
-            x = np.asarray(x)
-        if x.shape != info.shape:
-            raise ShapeError(f"{where}: expected {info.text}, got {x.dtype}{list(x.shape)}")
-        if x.dtype.newbyteorder("=") != kind:
-            raise DTypeError(f"{where}: expected {info.text}, got {x.dtype}{list(x.shape)}")
-        usable = x.flags.c_contiguous and x.flags.aligned and x.dtype == kind and x.dtype.isnative
-        if donated and not (usable and x.flags.writeable):
-            raise ArgumentError(
-                f"{where}: expected a donated array that is writable, contiguous, aligned and of native byte order, "
-                f"since it is updated in place"
-            )
-        if not usable:
-            if not copy:
-                raise ArgumentError(
-                    f"{where}: bind: expected a contiguous, aligned array of native byte order"
-                )
-            x = np.ascontiguousarray(x, kind)
-            return x.reshape(info.shape)
-        return x
 
     def _outputs_for(self, inputs: Sequence[np.ndarray], addresses: list[int]) -> list[np.ndarray]:
         """Memory for the outputs, the donors' or fresh (as of `aligned_empty`); their addresses follow the inputs'."""
@@ -243,45 +206,18 @@ class Executable:
                 f"{self.info.name}: expected {len(self.info.outputs)} outputs, got {len(outputs)}"
             )
         for j, (array, info) in enumerate(zip(outputs, self.info.outputs, strict=True)):
-            self._check(array, info, True, False)
+            check_array(self.info.name, array, info, True, False)
             donor = self._outputs_of_donated.get(j)
             if donor is not None and array is not inputs[donor]:
                 raise ArgumentError(
                     f"{self.info.name}: output {info.name}: expected the donated input's array"
                 )
-        uses = [(a, self.info.inputs[i].name, False) for i, a in enumerate(inputs) if i not in self._donated]
-        self._check_apart(
-            [
-                *uses,
-                *((a, f"output {i.name}", True) for a, i in zip(outputs, self.info.outputs, strict=True)),
-            ],
-            "memory of its own",
-        )
+        uses = [
+            _use(a, self.info.inputs[i].name, False) for i, a in enumerate(inputs) if i not in self._donated
+        ]
+        uses += [_use(a, f"output {i.name}", True) for a, i in zip(outputs, self.info.outputs, strict=True)]
+        check_apart(self.info.name, uses, "memory of its own")
         return list(outputs)
-
-    def _check_apart(self, uses: Sequence[tuple[np.ndarray, str, bool]], what: str) -> None:
-        """Refuses arrays (with their names, and whether they are written) that overlap where one is written.
-
-        One pass over the arrays by address: a training step donates hundreds, so that comparing pairs is too slow.
-        """
-        spans = sorted(
-            (_address(array), _address(array) + array.nbytes, name, written)
-            for array, name, written in uses
-            if array.nbytes
-        )
-        read_end = write_end = 0  # how far the arrays reach that begin before this one
-        reader = writer = ""
-        for start, end, name, written in spans:
-            other = writer if start < write_end else reader if written and start < read_end else ""
-            if other:
-                changed, rival = (name, other) if written else (other, name)
-                raise ArgumentError(
-                    f"{self.info.name}: {changed}: expected {what}, got one that overlaps with {rival}"
-                )
-            if written:
-                write_end, writer = end, name
-            elif end > read_end:
-                read_end, reader = end, name
 
 
 class Bound:
@@ -311,22 +247,9 @@ class Bound:
             raise refusal(self.name, status)
 
 
-def _is_masked(x: object) -> bool:
-    # whoever has a masked array has imported numpy.ma, which takes longer than a program from the cache
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(x, masked.MaskedArray)
-
-
-def _number(x: bool | int | float, info: ArrayInfo, where: str) -> np.ndarray:
-    """A Python number as a rank-0 array: a float is no integer, and only a bool is a bool."""
-    kind = np.dtype(info.dtype)
-    rank = 0 if isinstance(x, bool) else 1 if isinstance(x, int) else 2
-    if rank > {"b": 0, "i": 1, "u": 1, "f": 2}[kind.kind] or (rank == 0) != (kind.kind == "b"):
-        raise DTypeError(f"{where}: expected {info.text}, got the {type(x).__name__} {x!r}")
-    try:
-        return np.asarray(x, kind)
-    except OverflowError:
-        raise DTypeError(f"{where}: expected {info.text}, got {x!r}, which is out of its range") from None
+def _use(array: np.ndarray, name: str, written: bool) -> Use:
+    start = _address(array)
+    return Use(start, start + array.nbytes, name, written)
 
 
 def _apart(starts: list[int], sizes: list[int]) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from graphc.codegen.schedules.contract import schedule_contract
+from graphc.codegen.schedules.cumulative import schedule_cumulative
+from graphc.codegen.schedules.gpu import THREAD_SCHEDULES
 from graphc.codegen.schedules.map_ import schedule_map
 from graphc.codegen.schedules.reduce import schedule_reduce
 from graphc.codegen.schedules.scatter import schedule_scatter
@@ -24,6 +26,7 @@ SCHEDULES: dict[str, Schedule] = {
     "reduce": schedule_reduce,
     "contract": schedule_contract,
     "scatter": schedule_scatter,
+    "cumulative": schedule_cumulative,
 }
 
 
@@ -37,7 +40,8 @@ def schedule(node: Node, target: Target, in_place: Mapping[int, int]) -> Kernel:
         raise CompileError(
             f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first"
         )
-    return SCHEDULES[str(node.attrs["kind"])](node.regions[0], target, in_place)
+    schedules = THREAD_SCHEDULES if target.has_threads else SCHEDULES
+    return schedules[str(node.attrs["kind"])](node.regions[0], target, in_place)
 
 
 def in_place_candidates(node: Node) -> dict[int, tuple[int, ...]]:

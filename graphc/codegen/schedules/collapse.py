@@ -71,6 +71,35 @@ def collapse_contraction(region: Graph) -> Graph:
     return labelled.merged() if fits else region
 
 
+def absorb_reshapes(region: Graph) -> Graph:
+    """The region whose inputs have the shapes that they are read in, where that is one other shape for all readers."""
+    shapes: dict[Value, set[tuple[int, ...]]] = {}
+    for node in region.nodes:
+        for value in node.operands:
+            shape = node.type.shape if node.op.name == "reshape" else value.shape
+            shapes.setdefault(value, set()).add(shape)
+    absorbed = {
+        v: shape
+        for v in region.inputs
+        if v not in region.outputs and len(shapes.get(v, ())) == 1
+        for shape in shapes[v]
+        if shape != v.shape
+    }
+    if not absorbed:
+        return region
+    build = Builder()
+    new = {v: build.input(TensorType(v.dtype, absorbed.get(v, v.shape)), v.node.name) for v in region.inputs}
+    for node in region.nodes:
+        if node.op.name == "reshape" and node.operands[0] in absorbed:
+            new[node.results[0]] = new[node.operands[0]]
+            continue
+        copy = build.emit(
+            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
+        )
+        new.update(zip(node.results, copy.results, strict=True))
+    return Graph(region.name, build.inputs, tuple(new[v] for v in region.outputs), region.stage)
+
+
 class _Labelled:
     """A region whose values get labels."""
 

@@ -5,7 +5,7 @@ In: a region with contractions, the nodes that make its operands and those that 
 A contraction is a product of a left operand (batch, rows, sum) and a right one (batch, columns, sum). Two forms:
 
 - outer (`outer.py`): vectors along the free dimension of one operand, splats of the other; the accumulators of a tile
-  stay in registers over a block of the sum (a rank-1 update a step).
+  stay in registers over a block of the sum (a rank-1 update a step); `sweep.py` has that of a single row.
 - dot (`dot.py`): vectors along the summed dimension of both, for products whose operands are contiguous there (x Wᵀ).
 
 `blocking.py` chooses form, tile, blocks and packing by what they cost. Several contractions of one region share an
@@ -23,6 +23,7 @@ from graphc.codegen.schedules.joined import JoinedDotProducts, JoinedOuterProduc
 from graphc.codegen.schedules.loops import nest
 from graphc.codegen.schedules.operands import contractions
 from graphc.codegen.schedules.outer import OuterProducts
+from graphc.codegen.schedules.sweep import SweptProducts
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.codegen.target import Target
 from graphc.errors import CompileError
@@ -42,7 +43,8 @@ def schedule_contract(region: Graph, target: Target, in_place: Mapping[int, int]
         form = joined_form(c, joined.products)
     else:
         c = Contraction(collapse_contraction(region), target, in_place)
-        form = OuterProducts(c) if c.blocking.form == "outer" else DotProducts(c)
+        outer = SweptProducts if c.blocking.order == "sweeps" else OuterProducts
+        form = outer(c) if c.blocking.form == "outer" else DotProducts(c)
     nb, nl = len(c.product.batches), len(c.product.left.outer_extents)
     extents = (*c.product.batches, *c.product.left.outer_extents, *c.product.right.outer_extents)
     statements = nest(

@@ -63,8 +63,8 @@ class DotProducts:
 
     @property
     def columns_at_once(self) -> int:
-        """Columns of a tile."""
-        return max(self.lanes, self.tile.vectors)
+        """Columns of a tile: whole groups of them, in one vector if it holds a group."""
+        return max(self.lanes // self.tile.vectors, 1) * self.tile.vectors
 
     def _tile(self, place: Place, row: Expr, mr: int, column: Expr, active: int) -> list[Stmt]:
         """`mr` rows of `active` columns: groups of dot products, then row after row the epilogue."""

@@ -168,8 +168,8 @@ def _fits(product: Product, b: Blocking) -> bool:
         return product.right.extent <= _DOT_VECTORS * b.lanes
     rows, columns = (product.right, product.left) if b.swapped else (product.left, product.right)
     if isinstance(columns, JoinedSide):
-        return b.columns != "none" and b.tile.vectors * b.lanes >= columns.extent
-    return b.tile.rows >= rows.extent and not b.rows_packed
+        return b.columns in ("copy", "transpose") and b.tile.vectors * b.lanes >= columns.extent
+    return b.tile.rows >= rows.extent and b.rows == "none"
 
 
 def _extra(product: Product, b: Blocking, target: Target) -> float:
@@ -223,7 +223,7 @@ class JoinedOuterProducts(OuterProducts):
 
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         c, lanes, side, panel = self.c, self.blocking.lanes, self.columns, self.panel
-        outer = self._outer(place)[1]
+        outer = self.outer(place)[1]
         if not isinstance(side, JoinedSide):
             return super()._pack_columns(place, column, size, block)
         assert panel is not None

@@ -14,7 +14,7 @@ from graphc.codegen.schedules.blocking import fitting_lanes
 from graphc.codegen.schedules.byproduct import update
 from graphc.codegen.schedules.loops import lane_block, nest
 from graphc.codegen.schedules.operands import Side
-from graphc.codegen.schedules.packing import copy_panel, flat_index, transpose_strip
+from graphc.codegen.schedules.packing import copy_panel, flat_index, splat_panel, transpose_strip
 from graphc.codegen.schedules.tiles import Contraction, Place
 from graphc.ir.kernel import (
     Alloc,
@@ -34,7 +34,8 @@ from graphc.ir.ops.reduce import identity
 _PACKED_STEPS = 16  # steps of the sum that are packed at a time
 LARGEST_EPILOGUE = 150  # pointwise nodes times cells of a tile that are unrolled
 _SMALL_CORNER = 100  # a corner is computed with full rows where that adds less than a hundredth to the work
-_AHEAD = 4  # steps of the sum between a prefetch and the load
+LINE = 64  # bytes that a prefetch brings
+_PANELS_AHEAD = 2  # how far ahead columns are prefetched
 
 Step = Callable[[tuple[Expr, ...], int], list[Stmt]]  # (indices along the sum, chain)
 
@@ -63,12 +64,13 @@ class OuterProducts:
         if b.columns != "none":
             self.panel = c.scratch_buffer("panel", (b.depth, self.panel_width))
         self.packed_rows: Buffer | None = None
-        if b.rows_packed:
-            self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth,))
+        self.copies = b.lanes if b.rows == "splats" else 1  # of an element of the packed rows
+        if b.rows != "none":
+            self.packed_rows = c.scratch_buffer("rows", (self.rows.extent * depth * self.copies,))
         self.waiting: Buffer | None = None  # results between blocks of the sum
         if b.depth < depth:
             # whole vectors wait, with lanes beyond the last column too
-            width = -(-self.columns.extent // b.lanes) * b.lanes if b.order == "streams" else self.width
+            width = self.width if b.order == "panels" else -(-self.columns.extent // b.lanes) * b.lanes
             self.waiting = c.scratch_buffer("partial", (self.rows.extent, width))
 
     @property
@@ -84,13 +86,13 @@ class OuterProducts:
             def panel(column: Expr, size: int) -> list[Stmt]:
                 if block is not None:
                     return self._block(place, column, size, block)
-                return self._along_sum(lambda b: self._block(place, column, size, b))
+                return self.along_sum(lambda b: self._block(place, column, size, b))
 
             return self.c.blocks(self.columns.extent, self.width, panel, "column")
 
         if self.blocking.order == "rows":
             return statements + self._rows_outside(place)
-        return statements + (self._along_sum(panels) if self.blocking.order == "streams" else panels())
+        return statements + (self.along_sum(panels) if self.blocking.order == "streams" else panels())
 
     def _rows_outside(self, place: Place) -> list[Stmt]:
         """Every panel of columns for one tile of rows after the other."""
@@ -108,7 +110,7 @@ class OuterProducts:
 
     # --------------------------------------------------------------------------------------------------------- blocks
 
-    def _along_sum(self, body: Callable[[Block], list[Stmt]]) -> list[Stmt]:
+    def along_sum(self, body: Callable[[Block], list[Stmt]]) -> list[Stmt]:
         """`body` for every block of the sum."""
         depth, size = self.c.product.depth, self.blocking.depth
         if size >= depth:
@@ -123,24 +125,30 @@ class OuterProducts:
     def _block(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
         """All rows of a panel of columns over one block of the sum."""
         statements: list[Stmt] = []
-        if self.panel is not None:
+        rows, done = self.blocking.tile.rows, 0
+        if self.blocking.columns == "passing":
+            done = min(rows, self.rows.extent)
+            statements.append(self._call(place, index(0), column, done, size, block, packs=True))
+        elif self.panel is not None:
             statements += self._pack_columns(place, column, size, block)
         return statements + self.c.blocks(
-            self.rows.extent,
-            self.blocking.tile.rows,
-            lambda row, mr: [self._call(place, row, column, mr, size, block)],
+            self.rows.extent - done,
+            rows,
+            lambda row, mr: [self._call(place, row + done, column, mr, size, block)],
         )
 
-    def _call(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> Stmt:
-        """A call of the tile of `mr` rows and `size` columns."""
+    def _call(
+        self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block, packs: bool = False
+    ) -> Stmt:
+        """A call of the tile of `mr` rows and `size` columns, which `packs` what it reads of the columns."""
         if self._corner_repeats(mr, size, block):
             row, mr = index(self.rows.extent - self.blocking.tile.rows), self.blocking.tile.rows
         return self.c.call_tile(
-            (mr, size, block.depth, block.first, block.last),
+            (mr, size, block.depth, block.first, block.last, packs),
             place,
             {"row": row, "column": column, "step": block.start},
             lambda inner, at: self._tile(
-                inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last)
+                inner, at[0], at[1], mr, size, Block(at[2], block.depth, block.first, block.last), packs
             ),
         )
 
@@ -164,7 +172,7 @@ class OuterProducts:
 
     # -------------------------------------------------------------------------------------------------------- packing
 
-    def _outer(self, place: Place) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    def outer(self, place: Place) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
         """The outer indices of rows and columns."""
         return (place.right, place.left) if self.blocking.swapped else (place.left, place.right)
 
@@ -174,7 +182,7 @@ class OuterProducts:
         return (depth,) if len(sums) == 1 else sums
 
     def _pack_columns(self, place: Place, column: Expr, size: int, block: Block) -> list[Stmt]:
-        c, lanes, outer, panel = self.c, self.blocking.lanes, self._outer(place)[1], self.panel
+        c, lanes, outer, panel = self.c, self.blocking.lanes, self.outer(place)[1], self.panel
         assert panel is not None
         if self.blocking.columns == "transpose":
             return self._pack_transposed(place, self.columns, column, size, index(0), block)
@@ -209,7 +217,7 @@ class OuterProducts:
 
         def strip(offset: Expr, count: int) -> list[Stmt]:
             def build(inner: Place, at: Sequence[Expr]) -> list[Stmt]:
-                outer = self._outer(inner)[1]
+                outer = self.outer(inner)[1]
 
                 def element(offset: Expr, along: tuple[Expr, ...]) -> Expr:
                     spot = side.at(inner.batch, (*outer, at[0] + offset), from_start(at[2], along))
@@ -225,7 +233,7 @@ class OuterProducts:
 
     def _pack_rows(self, place: Place) -> list[Stmt]:
         """All rows, tile by tile, each with its rows side by side for every step of the sum."""
-        c, depth, outer, packed = self.c, self.c.product.depth, self._outer(place)[0], self.packed_rows
+        c, depth, outer, packed = self.c, self.c.product.depth, self.outer(place)[0], self.packed_rows
         assert packed is not None
 
         def steps(start: Expr, extents: tuple[int, ...]) -> list[Stmt]:
@@ -234,10 +242,14 @@ class OuterProducts:
                     at = self.rows.at(place.batch, (*outer, row + offset), from_start(start, along))
                     return c.evaluator.at(self.rows.value, at)
 
+                def spot(k: Expr, offset: Expr) -> tuple[Expr, ...]:
+                    return (row * depth + (start + k) * mr + offset,)
+
+                if self.copies > 1:
+                    return splat_panel(c.names, c.evaluator, element, packed, extents, mr, self.copies, spot)
                 return copy_panel(
-                    c.names, c.evaluator, element, packed, extents, mr, mr, fitting_lanes(c.lanes, mr),
-                    lambda k, offset: (row * depth + (start + k) * mr + offset,),
-                )  # fmt: skip
+                    c.names, c.evaluator, element, packed, extents, mr, mr, fitting_lanes(c.lanes, mr), spot
+                )
 
             return c.blocks(self.rows.extent, self.blocking.tile.rows, tile)
 
@@ -248,13 +260,15 @@ class OuterProducts:
 
     # ----------------------------------------------------------------------------------------------------------- tile
 
-    def _tile(self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block) -> list[Stmt]:
-        """`mr` rows of `size` columns over one block of the sum."""
+    def _tile(
+        self, place: Place, row: Expr, column: Expr, mr: int, size: int, block: Block, packs: bool
+    ) -> list[Stmt]:
+        """`mr` rows of `size` columns over one block of the sum; `packs` the columns' vectors that it loads."""
         k0, depth, first, last = block.start, block.depth, block.first, block.last
         c, lanes, chains = self.c, self.blocking.lanes, self.blocking.tile.chains
         nv = -(-size // lanes)
         active = size - (nv - 1) * lanes  # lanes of the last vector
-        rows_outer, columns_outer = self._outer(place)
+        rows_outer, columns_outer = self.outer(place)
         dtype, zero = c.dtype, constant(c.dtype, 0)
         acc = Buffer(c.names.fresh("acc"), dtype, (chains, mr, nv, lanes), space="reg", access="local")
 
@@ -271,33 +285,41 @@ class OuterProducts:
             return [store(acc, (0, i, j, lane), start), *rest]
 
         extents = self._extents(depth)
+        panel = None if packs else self.panel  # what is read in place of the columns
 
         def prefetch(k: Expr) -> list[Stmt]:
-            """The columns' vectors some steps ahead."""
-            ahead = Apply("min", (k0 + k + _AHEAD, index(c.product.depth - 1)))
+            """A step's part of a panel to come."""
             statements: list[Stmt] = []
-            for j in range(nv):
-                at = self.columns.at(place.batch, (*columns_outer, column + j * lanes), (ahead,))
-                found = c.evaluator.source(self.columns.value, at)
-                statements += [Prefetch(*found)] if found is not None else []
+            for j in range(0, self.width, LINE // dtype.bytes):
+                there = column + (_PANELS_AHEAD * self.width + j)
+                there = Apply("min", (there, index(self.columns.extent - 1)))
+                statements += self.prefetch(self.columns.at(place.batch, (*columns_outer, there), (k0 + k,)))
             return statements
 
-        # a single row reads fast enough for the processor to fetch ahead
-        prefetches = self.blocking.order == "streams" and mr > 1 and len(extents) == 1
+        # what packs has enough to read
+        prefetches = self.blocking.order == "streams" and not packs and len(extents) == 1
 
         def column_vector(along: tuple[Expr, ...], j: Expr, lane: Expr) -> Expr:
-            if self.panel is not None:
-                return load(self.panel, flat_index(extents, along), j * lanes + lane)
+            if panel is not None:
+                return load(panel, flat_index(extents, along), j * lanes + lane)
             at = self.columns.at(
                 place.batch, (*columns_outer, column + j * lanes + lane), from_start(k0, along)
             )
             return c.evaluator.at(self.columns.value, at)
 
-        def row_element(along: tuple[Expr, ...], i: Expr, side: Side, own: Expr) -> Expr:
+        def row_element(along: tuple[Expr, ...], i: Expr, side: Side, own: Expr) -> Callable[[Expr], Expr]:
+            """The element for a lane."""
             if self.packed_rows is not None:
-                spot = row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i
-                return load(self.packed_rows, spot)
-            return c.evaluator.at(side.value, side.at(place.batch, (*rows_outer, own), from_start(k0, along)))
+                rows, spot = (
+                    self.packed_rows,
+                    row * c.product.depth + (k0 + flat_index(extents, along)) * mr + i,
+                )
+                if self.copies > 1:
+                    return lambda lane: load(rows, spot * self.copies + lane)
+                return lambda lane: load(rows, spot)
+            at = side.at(place.batch, (*rows_outer, own), from_start(k0, along))
+            a = c.evaluator.at(side.value, at)
+            return lambda lane: a
 
         def accumulate(chain: int, i: Expr, j: Expr, lane: Expr, a: Expr, b: Expr) -> Stmt:
             return store(acc, (chain, i, j, lane), c.madd(a, b, load(acc, chain, i, j, lane)))
@@ -305,7 +327,11 @@ class OuterProducts:
         def step(along: tuple[Expr, ...], chain: int) -> list[Stmt]:
             """One rank-1 update. What there is less of, splats or vectors, stays in registers; the other passes by."""
             b = Buffer(c.names.fresh("b"), dtype, (nv, lanes), space="reg", access="local")
-            masked = active < lanes and self.panel is None
+            masked = active < lanes and panel is None
+
+            def pack(j: Expr, lane: Expr) -> list[Stmt]:
+                assert self.panel is not None
+                return [store(self.panel, (flat_index(extents, along), j * lanes + lane), load(b, j, lane))]
 
             def load_b(j: Expr, lane: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
@@ -316,7 +342,7 @@ class OuterProducts:
                 with c.evaluator.scope() as inside:
                     a = row_element(along, i, side, own)
                     inside += c.vectors(
-                        nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a, load(b, j, lane))]
+                        nv, lanes, lambda j, lane: [accumulate(chain, i, j, lane, a(lane), load(b, j, lane))]
                     )
                 return inside
 
@@ -329,13 +355,14 @@ class OuterProducts:
             ]
             if mr >= nv:
                 vectors = c.vectors(nv, lanes, load_b, active if masked else None)
+                vectors += c.vectors(nv, lanes, pack) if packs else []
                 return [*before, *vectors, *self._each_row(row, mr, update_row)]
             splats = Buffer(c.names.fresh("a"), dtype, (mr, lanes), space="reg", access="local")
 
             def load_splat(i: Expr, side: Side, own: Expr) -> list[Stmt]:
                 with c.evaluator.scope() as inside:
                     a = row_element(along, i, side, own)
-                    inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a)])
+                    inside += lane_block(c.names, lanes, lambda lane: [store(splats, (i, lane), a(lane))])
                 return inside
 
             def update_column(j: Expr, lane: Expr) -> list[Stmt]:
@@ -347,6 +374,7 @@ class OuterProducts:
             def column_of_cells(j: Expr, active: int | None) -> list[Stmt]:
                 return [
                     *lane_block(c.names, lanes, lambda lane: load_b(j, lane), active),
+                    *(lane_block(c.names, lanes, lambda lane: pack(j, lane)) if packs else []),
                     *lane_block(c.names, lanes, lambda lane: update_column(j, lane)),
                 ]
 
@@ -386,6 +414,14 @@ class OuterProducts:
             return statements + c.cells(mr, nv, lanes, wait)
         return statements + self._results(place, row, column, mr, size, acc)
 
+    def prefetch(self, at: tuple[Expr, ...]) -> list[Stmt]:
+        """Fetches an element of the columns, where it is in memory as it is.
+
+        Far: rows that lie a power of two apart would push each other out of the first cache.
+        """
+        found = self.c.evaluator.source(self.columns.value, at)
+        return [Prefetch(*found, far=True)] if found is not None else []
+
     def _prefetched_results(self) -> list[Buffer]:
         """What is fetched from memory while the sums are made."""
         return self.c.far_results()
@@ -396,7 +432,7 @@ class OuterProducts:
 
     def where(self, place: Place, row: Expr, column: Expr, rows: Side, columns: Side) -> tuple[Expr, ...]:
         """The index of a result whose operands are `rows` and `columns`."""
-        rows_outer, columns_outer = self._outer(place)
+        rows_outer, columns_outer = self.outer(place)
         row_part = (*rows_outer, row)[: len(rows.free)]
         column_part = (*columns_outer, column)[: len(columns.free)]
         parts = (column_part, row_part) if self.blocking.swapped else (row_part, column_part)

@@ -73,6 +73,31 @@ def copy_panel(
     return nest(names, extents, columns)
 
 
+def splat_panel(
+    names: Names,
+    evaluator: Evaluator,
+    element: Element,
+    packed: Buffer,
+    extents: Sequence[int],
+    width: int,
+    lanes: int,
+    at: Callable[[Expr, Expr], Sequence[Expr]],
+) -> list[Stmt]:
+    """`packed[at(k, c) * lanes + lane] = element(c, indices of k)` for all lanes."""
+
+    def columns(along: tuple[Expr, ...]) -> list[Stmt]:
+        return [s for c in range(width) for s in splat(index(c), along)]
+
+    def splat(c: Expr, along: tuple[Expr, ...]) -> list[Stmt]:
+        with evaluator.scope() as inside:
+            value = element(c, along)
+            (spot,) = at(flat_index(extents, along), c)
+            inside += lane_block(names, lanes, lambda lane: [store(packed, (spot * lanes + lane,), value)])
+        return inside
+
+    return nest(names, extents, columns)
+
+
 def transpose_strip(
     names: Names,
     evaluator: Evaluator,

@@ -2,29 +2,26 @@
 
 In: a region over one domain with reductions along the same axes. Out: a kernel.
 
-Each value has a phase: an input has 0, a reduction one more than its operand, any other node the largest of its
-operands'. Pass p runs over the reduced dimensions of a row and accumulates the reductions whose operands have phase
-p; what is expensive and needed again in a later pass stays in a buffer on the stack. Where the innermost dimension is
-reduced, the lanes of a vector accumulate side by side and join at the end of the pass; where it is kept, each lane
-has a row of its own.
+The passes are those of `phases.py`; what is expensive and needed again in a later pass stays in a buffer on the stack.
+Where the innermost dimension is reduced, the lanes of a vector accumulate side by side and join at the end of the pass;
+where it is kept, each lane has a row of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from graphc.codegen.schedules.byproduct import begin, byproducts, update
 from graphc.codegen.schedules.collapse import collapse
 from graphc.codegen.schedules.evaluate import Evaluator, Names
 from graphc.codegen.schedules.loops import lane_block, lanes_of, nest, parameters
+from graphc.codegen.schedules.phases import Pass, accumulate, is_expensive, phases, plan_passes
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import (
     Alloc,
-    Apply,
     Buffer,
-    Cast,
     Expr,
     Kernel,
     Load,
@@ -36,7 +33,6 @@ from graphc.ir.kernel import (
     store,
 )
 from graphc.ir.ops.reduce import identity
-from graphc.ir.scalar import COSTLY, PRIMITIVES
 from graphc.ir.types import DType
 
 # (index of the row's lane, lane), both None where a row has all lanes to itself
@@ -50,21 +46,6 @@ def schedule_reduce(region: Graph, target: Target, in_place: Mapping[int, int]) 
     reduction = next(n for n in region.nodes if "reduction" in n.op.traits)
     region = collapse(region, reduction.operands[0].shape, reduction.ints("axes"))
     return _Reduction(region, target, in_place).kernel()
-
-
-@dataclass(eq=False)
-class _Pass:
-    """What one pass over a row does."""
-
-    reductions: list[Node] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)  # positions of results that it stores
-    buffered: list[Value] = field(default_factory=list)  # values that it leaves for later passes
-    byproducts: list[Node] = field(default_factory=list)
-
-    def roots(self, region: Graph) -> list[Value]:
-        """What it needs of each element."""
-        summed = [n.operands[0] for n in (*self.reductions, *self.byproducts)]
-        return summed + [region.outputs[i] for i in self.outputs]
 
 
 class _Reduction:
@@ -88,7 +69,7 @@ class _Reduction:
         inner = self.domain[-1] if self.domain else 1
         scalar = not self.domain or (index_reduction and not self.lanes_are_rows)
         self.lanes = 1 if scalar else lanes_of(target, region, inner)
-        self.phase = self._phases()
+        self.phase = phases(region)
         self.cells: dict[Value, Buffer] = {}  # of reduced values
         self.row_buffers: dict[Value, Buffer] = {}
         self.passes = self._plan_passes()
@@ -111,60 +92,24 @@ class _Reduction:
     def _is_domain(self, value: Value) -> bool:
         return value.shape == self.domain and bool(self.axes)
 
-    def _phases(self) -> dict[Value, int]:
-        phase: dict[Value, int] = dict.fromkeys(self.region.inputs, 0)
-        for node in self.region.nodes:
-            own = max((phase[v] for v in node.operands), default=0)
-            if "reduction" in node.op.traits:
-                own += 1
-            phase.update((v, own) for v in node.results)
-        return phase
+    def _plan_passes(self) -> list[Pass]:
+        """An expensive value that two passes need is kept by the first of them, where it fits."""
+        row = math.prod(self.domain[d] for d in self.axes) * (self.lanes if self.lanes_are_rows else 1)
 
-    def _plan_passes(self) -> list[_Pass]:
-        domain_outputs = {i: v for i, v in enumerate(self.region.outputs) if self._is_domain(v)}
-        reductions = [n for n in self.region.nodes if "reduction" in n.op.traits and n not in self.byproducts]
-        count = 1 + max(
-            [self.phase[n.operands[0]] for n in (*reductions, *self.byproducts)]
-            + [self.phase[v] for v in domain_outputs.values()]
-        )
-        passes = [_Pass() for _ in range(count)]
-        for node in reductions:
-            passes[self.phase[node.operands[0]]].reductions.append(node)
-        for node in self.byproducts:
-            passes[self.phase[node.operands[0]]].byproducts.append(node)
-        for position, value in domain_outputs.items():
-            passes[self.phase[value]].outputs.append(position)
-        # An expensive value that two passes need is kept by the first of them, where it fits.
-        row = 1
-        for d in self.axes:
-            row *= self.domain[d]
-        row *= self.lanes if self.lanes_are_rows else 1
-        first_pass: dict[Value, int] = {}
-        for number, step in enumerate(passes):
-            roots = step.roots(self.region)
-            seen: set[Value] = set()
-            stack = list(roots)
-            while stack:
-                value = stack.pop()
-                if value in seen or not self._is_domain(value) or value in self.evaluator.buffers:
-                    continue
-                seen.add(value)
-                if first_pass.setdefault(value, number) < number and _is_expensive(value.node):
-                    held = sum(row * v.dtype.bytes for v in self.row_buffers)
-                    # a row that is longer is computed again instead
-                    fits = held + row * value.dtype.bytes <= self.target.row_buffer_bytes
-                    if value not in self.row_buffers and fits:
-                        shape = tuple(self.domain[d] for d in self.axes)
-                        shape += (self.lanes,) if self.lanes_are_rows and self.lanes > 1 else ()
-                        name = self.names.fresh("row")
-                        self.row_buffers[value] = Buffer(
-                            name, value.dtype, shape, space="stack", access="local"
-                        )
-                        passes[first_pass[value]].buffered.append(value)
-                    if value in self.row_buffers:
-                        continue
-                stack.extend(value.node.operands)
-        return passes
+        def keep(value: Value) -> bool:
+            held = sum(row * v.dtype.bytes for v in self.row_buffers)
+            # a row that is longer is computed again instead
+            fits = held + row * value.dtype.bytes <= self.target.row_buffer_bytes
+            if value in self.evaluator.buffers or not is_expensive(value.node) or not fits:
+                return False
+            shape = tuple(self.domain[d] for d in self.axes)
+            shape += (self.lanes,) if self.lanes_are_rows and self.lanes > 1 else ()
+            self.row_buffers[value] = Buffer(
+                self.names.fresh("row"), value.dtype, shape, space="stack", access="local"
+            )
+            return True
+
+        return plan_passes(self.region, self.byproducts, self._is_domain, keep)
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -261,7 +206,7 @@ class _Reduction:
         for value, cell in cells.items():
             self._bind_cell(value, cell)
 
-    def _accumulators(self, step: _Pass, block: list[Stmt]) -> dict[Node, tuple[Buffer, ...]]:
+    def _accumulators(self, step: Pass, block: list[Stmt]) -> dict[Node, tuple[Buffer, ...]]:
         """Fresh accumulators, set to the identity: one a lane; an index reduction has a second one for the index."""
         accumulators = {}
         for node in step.reductions:
@@ -288,7 +233,7 @@ class _Reduction:
 
     def _pass(
         self,
-        step: _Pass,
+        step: Pass,
         accumulators: Mapping[Node, tuple[Buffer, ...]],
         outer: tuple[Expr, ...],
         base: Expr | None,
@@ -302,9 +247,9 @@ class _Reduction:
             with self.evaluator.scope() as inside:
                 values = {v: self.evaluator.at(v, where) for v in (*roots, *step.buffered)}
                 for node, cells in accumulators.items():
-                    inside += _accumulate(
-                        node, cells, values[node.operands[0]], along[-1] if along else index(0), cell_lane
-                    )
+                    here = along[-1] if along else index(0)
+                    cell = (cell_lane,) if cells[0].shape else ()
+                    inside += accumulate(node, cells, values[node.operands[0]], here, cell)
                 for value in step.buffered:
                     buffer = self.row_buffers[value]
                     spot = (*along, cell_lane) if len(buffer.shape) > len(along) else along
@@ -345,7 +290,7 @@ class _Reduction:
             )
         return statements
 
-    def _join(self, step: _Pass, accumulators: Mapping[Node, tuple[Buffer, ...]], block: list[Stmt]) -> None:
+    def _join(self, step: Pass, accumulators: Mapping[Node, tuple[Buffer, ...]], block: list[Stmt]) -> None:
         """After a pass: the lanes' partial results become one, unless each lane is a row."""
         joined: list[tuple[Node, Buffer, Buffer]] = []
         for node, cells in accumulators.items():
@@ -377,30 +322,3 @@ class _Reduction:
             return inside
 
         return self._lanewise(base, active, body)
-
-
-def _accumulate(node: Node, cells: tuple[Buffer, ...], value: Expr, position: Expr, lane: Expr) -> list[Stmt]:
-    where = (lane,) if cells[0].shape else ()
-    best = Load(cells[0], tuple(where))
-    if len(cells) == 1:
-        return [store(cells[0], where, Apply(node.op.combine, (best, value)))]
-    better: Expr = Apply("gt" if node.op.combine == "max" else "lt", (value, best))
-    if value.dtype.is_float:  # the first NaN wins
-        fresh_nan = Apply("and", (Apply("ne", (value, value)), Apply("eq", (best, best))))
-        better = Apply("or", (better, fresh_nan))
-    here = Cast(cells[1].dtype, position)
-    kept = Load(cells[1], tuple(where))
-    return [
-        # the index first: it asks for the old best
-        store(cells[1], where, Apply("select", (better, here, kept))),
-        store(cells[0], where, Apply("select", (better, value, best))),
-    ]
-
-
-def _is_expensive(node: Node) -> bool:
-    """True of what costs more than a store and a load: transcendentals, divisions, roots, gathers."""
-    name = node.op.name
-    if name in COSTLY or name == "gather":
-        return True
-    primitive = PRIMITIVES.get(name)
-    return "pointwise" in node.op.traits and (primitive is None or primitive.transcendental)

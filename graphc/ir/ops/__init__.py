@@ -5,6 +5,9 @@ In: `ir.opdef`. Out: every op by name (`ops.tanh`), and `REGISTRY`.
 
 from graphc.ir.opdef import REGISTRY as REGISTRY
 from graphc.ir.ops.contract import contract as contract
+from graphc.ir.ops.cumulative import cumulative_max as cumulative_max
+from graphc.ir.ops.cumulative import cumulative_min as cumulative_min
+from graphc.ir.ops.cumulative import recurrence as recurrence
 from graphc.ir.ops.fused import fused as fused
 from graphc.ir.ops.indexing import gather as gather
 from graphc.ir.ops.indexing import scatter_add as scatter_add

@@ -175,6 +175,13 @@ log1p = pointwise(
 log2 = pointwise(
     "log2", lambda s, x: s.log2(x), lambda s, x, y: (1 / (x * math.log(2)),), np.log2, samples=span(0.2, 4)
 )
+log10 = pointwise(
+    "log10",
+    expr=lambda s, x: s.log10(x),
+    deriv=lambda s, x, y: (1 / (x * math.log(10)),),
+    ref=np.log10,
+    samples=span(0.2, 4),
+)
 sqrt = pointwise(
     "sqrt", lambda s, x: s.sqrt(x), lambda s, x, y: (0.5 / y,), np.sqrt, samples=span(0.2, 4), kink="inf at 0"
 )
@@ -184,6 +191,15 @@ rsqrt = pointwise(
     deriv=lambda s, x, y: (-0.5 * (y * y * y),),
     ref=lambda x: 1 / np.sqrt(x),
     samples=span(0.2, 4),
+)
+cbrt = pointwise(
+    "cbrt",
+    expr=lambda s, x: s.cbrt(x),
+    deriv=lambda s, x, y: (1 / (3 * (y * y)),),
+    ref=np.cbrt,
+    samples=span(0.3, 4),
+    doc="The real cube root, of negative numbers too.",
+    kink="inf at 0",
 )
 pow_ = pointwise(
     "pow",
@@ -199,6 +215,52 @@ pow_ = pointwise(
 )
 sin = pointwise("sin", lambda s, x: s.sin(x), lambda s, x, y: (s.cos(x),), np.sin)
 cos = pointwise("cos", lambda s, x: s.cos(x), lambda s, x, y: (-s.sin(x),), np.cos)
+tan = pointwise("tan", lambda s, x: s.tan(x), lambda s, x, y: (1 + y * y,), np.tan, samples=span(-1.2, 1.2))
+asin = pointwise(
+    "asin",
+    expr=lambda s, x: s.asin(x),
+    deriv=lambda s, x, y: (1 / s.sqrt((1 - x) * (1 + x)),),
+    ref=np.arcsin,
+    samples=span(-0.8, 0.8),
+    kink="inf at -1 and 1",
+)
+acos = pointwise(
+    "acos",
+    expr=lambda s, x: s.acos(x),
+    deriv=lambda s, x, y: (-1 / s.sqrt((1 - x) * (1 + x)),),
+    ref=np.arccos,
+    samples=span(-0.8, 0.8),
+    kink="-inf at -1 and 1",
+)
+atan = pointwise("atan", lambda s, x: s.atan(x), lambda s, x, y: (1 / (1 + x * x),), np.arctan)
+atan2 = pointwise(
+    "atan2",
+    expr=lambda s, x, y: s.atan2(x, y),
+    deriv=lambda s, x, y, z: (y / (x * x + y * y), -(x / (x * x + y * y))),
+    ref=np.arctan2,
+    samples=span((0.3, 3), (-3, 3)),
+    doc="The angle of the point whose ordinate is x and whose abscissa is y, from -pi to pi, as NumPy's arctan2(x, y).",
+    kink="NaN at the origin",
+)
+sinh = pointwise("sinh", lambda s, x: s.sinh(x), lambda s, x, y: (s.cosh(x),), np.sinh)
+cosh = pointwise("cosh", lambda s, x: s.cosh(x), lambda s, x, y: (s.sinh(x),), np.cosh)
+asinh = pointwise("asinh", lambda s, x: s.asinh(x), lambda s, x, y: (1 / s.sqrt(x * x + 1),), np.arcsinh)
+acosh = pointwise(
+    "acosh",
+    expr=lambda s, x: s.acosh(x),
+    deriv=lambda s, x, y: (1 / s.sqrt((x - 1) * (x + 1)),),
+    ref=np.arccosh,
+    samples=span(1.3, 4),
+    kink="inf at 1",
+)
+atanh = pointwise(
+    "atanh",
+    expr=lambda s, x: s.atanh(x),
+    deriv=lambda s, x, y: (1 / ((1 - x) * (1 + x)),),
+    ref=np.arctanh,
+    samples=span(-0.8, 0.8),
+    kink="inf at -1 and 1",
+)
 tanh = pointwise(
     "tanh",
     expr=lambda s, x: s.tanh(x),
