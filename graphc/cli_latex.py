@@ -1,6 +1,6 @@
 """The command `graphc latex`: the chain rule of a loss as mathematics, with the kernels that compute it.
 
-In: a `.gir` file of a loss. Out: LaTeX, or a picture of it.
+In: a loss, as a `.gir` file or a function of a Python file. Out: LaTeX, or a picture of it.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from graphc.cli_source import add_source, read_graph, split
 from graphc.errors import ArgumentError
-from graphc.ir.files import load_graph, write_atomically
+from graphc.ir.files import write_atomically
 
 _EXAMPLES = """\
 examples:
+  graphc latex model.py:loss
   graphc latex loss.gir --wrt w1,w2
   graphc latex loss.gir --wrt w1,w2 -o rule.png
 """
@@ -29,7 +31,7 @@ def add_latex(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    latex.add_argument("file", metavar="FILE", help="a .gir file")
+    add_source(latex)
     latex.add_argument(
         "--wrt", metavar="NAMES", help="the parameters, split by commas (default: every float input)"
     )
@@ -43,8 +45,8 @@ def _latex(arguments: argparse.Namespace) -> int:
     from graphc.derivation import derive
     from graphc.program import host_from_cache
 
-    graph = load_graph(arguments.file)
-    wrt = [name.strip() for name in arguments.wrt.split(",")] if arguments.wrt else None
+    graph = read_graph(arguments.file, arguments.specs)
+    wrt = split(arguments.wrt) if arguments.wrt else None
     for name in wrt or ():
         if name not in graph.input_names:
             raise ArgumentError(

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from graphc.checks import CheckedProgram
     from graphc.codegen.target import Precision, Target
     from graphc.footprint import Footprint
-    from graphc.ir.kernel import Kernel
     from graphc.ir.plan import Plan
+    from graphc.levels import Code, Kernels, Stages
     from graphc.profile import Profile
     from graphc.runtime.launches import LaunchTable
 
@@ -98,7 +98,8 @@ class CompiledFunction:
     """A compiled Python function: takes and gives the same nested structures, in native code.
 
     `graph` is the traced graph, `stages` the graph after each pass, `fused`, `kernels`, `plan`, `llvm` and `asm` the
-    lower forms, `compile_seconds` where the time went, `cached` whether the object cache had the code already.
+    lower forms: each prints as text and shows in colours in a notebook. `compile_seconds` says where the time went,
+    `cached` whether the object cache had the code already.
     """
 
     def __init__(self, traced: Traced, program: AnyProgram, seconds: dict[str, float]) -> None:
@@ -133,10 +134,14 @@ class CompiledFunction:
         return self.info.donated
 
     @property
-    def stages(self) -> dict[str, Graph]:
-        if isinstance(self._program, InterpretedProgram):
-            return self._program.stages
-        return self._native.lowered.stages
+    def stages(self) -> Stages:
+        """The graph as it was traced, and after each pass, by name."""
+        from graphc.levels import Stages
+
+        program = self._program
+        return Stages(
+            program.stages if isinstance(program, InterpretedProgram) else self._native.lowered.stages
+        )
 
     @property
     def fused(self) -> Graph:
@@ -147,23 +152,31 @@ class CompiledFunction:
         return self._native.lowered.plan
 
     @property
-    def kernels(self) -> tuple[Kernel, ...]:
-        return self.plan.kernels
+    def kernels(self) -> Kernels:
+        from graphc.levels import Kernels
+
+        return Kernels(self.plan.kernels)
 
     @property
-    def llvm(self) -> str:
-        return self._native.lowered.llvm
+    def llvm(self) -> Code:
+        from graphc.levels import Code
+
+        return Code(self._native.lowered.llvm, "llvm")
 
     @property
-    def asm(self) -> str:
-        return self._native.asm
+    def asm(self) -> Code:
+        from graphc.levels import Code
+
+        return Code(self._native.asm, "asm")
 
     @property
-    def ptx(self) -> str:
+    def ptx(self) -> Code:
         """The PTX of a program for a GPU; `ArgumentError` of another one."""
         if not isinstance(self._program, DeviceProgram):
             raise ArgumentError(f"{self.graph.name}: expected a program compiled for 'cuda', got another one")
-        return self._program.ptx
+        from graphc.levels import Code
+
+        return Code(self._program.ptx, "asm")
 
     @property
     def launches(self) -> LaunchTable:
@@ -250,6 +263,15 @@ class CompiledFunction:
         if traced.parameters:
             leaves += [p.array for p in traced.parameters]
         return leaves
+
+    def _repr_html_(self) -> str:
+        """The graph, and where there is machine code its memory, fused graph, kernels and plan, folded."""
+        from graphc.levels import page
+
+        levels: dict[str, Graph | Kernels | Plan | Footprint] = {"graph": self.graph}
+        if not isinstance(self._program, InterpretedProgram):
+            levels |= {"fused": self.fused, "kernels": self.kernels, "plan": self.plan, "memory": self.memory}
+        return page(repr(self), {name: level._repr_html_() for name, level in levels.items()})
 
     def __repr__(self) -> str:
         return f"<compiled {self.graph.name}: {', '.join(map(repr, self.graph.input_types))} -> {self.graph.output_types}>"
@@ -500,7 +522,7 @@ def _dump(compiled: CompiledFunction, folder: Path) -> None:
     for number, (stage, graph) in enumerate(compiled.stages.items()):
         save_graph(graph, place / f"{number:02d}-{stage}.gir")
     texts = {
-        "kernels.txt": "\n\n".join(map(str, compiled.kernels)),
+        "kernels.txt": str(compiled.kernels),
         "plan.txt": str(compiled.plan),
         "program.ll": compiled.llvm,
         "program.s": compiled.asm,

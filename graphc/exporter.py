@@ -19,7 +19,7 @@ from graphc import __version__
 from graphc.compiler import CompiledFunction, as_traced, donation_pairs
 from graphc.entries import Entry, annotated_specs
 from graphc.errors import ArgumentError, ArtifactError, TargetError
-from graphc.frontend.tracer import argument_names
+from graphc.frontend.tracer import Traced, argument_names
 from graphc.frontend.tree import flatten
 from graphc.ir.cost import plan_bytes_moved, plan_iterations, plan_operations
 from graphc.ir.graph import Builder, Graph
@@ -163,7 +163,7 @@ def _named_entries(
         pairs = list(what.items()) if isinstance(what, Mapping) else [(None, one) for one in what]
         entries: dict[str, Entry] = {}
         for key, one in pairs:
-            entry = _entry(one)
+            entry = as_entry(one)
             called = entry.name if key is None else key
             if called in entries:
                 raise ArgumentError(f"export: {called}: expected one entry of this name, got two")
@@ -173,7 +173,7 @@ def _named_entries(
         if name is None:
             raise ArgumentError("export: name: expected a name for the library of several entries, got none")
         return entries, name, False
-    entry = _entry(what)
+    entry = as_entry(what)
     if specs or donate:
         if entry is what:
             raise ArgumentError("export: expected specs and donate in the Entry, got them beside it")
@@ -182,7 +182,8 @@ def _named_entries(
     return {library: entry}, library, True
 
 
-def _entry(what: object) -> Entry:
+def as_entry(what: object) -> Entry:
+    """The entry that a function, a graph or a compiled function is; raises `ArgumentError` for anything else."""
     if isinstance(what, Entry):
         return what
     if isinstance(what, (Graph, CompiledFunction)) or callable(what):
@@ -314,6 +315,26 @@ def _cost(entry: EntryPlans) -> EntryCost:
 
 def _graph_of(key: str, entry: Entry, weights: Weights) -> tuple[Graph, Donated, int]:
     """The entry's graph, its donated pairs, and how many of its inputs were made constants."""
+    traced, donated, specs = trace_entry(key, entry)
+    if traced.captures:
+        raise ArgumentError(f"export: {key}: expected a function from outside of traced code, got one inside")
+    graph = traced.graph
+    if weights == "arguments":
+        return graph, donated, 0
+    count = len(graph.inputs)
+    given: dict[int, np.ndarray] = {
+        i: leaf for i, leaf in enumerate(flatten(tuple(specs))[0]) if isinstance(leaf, np.ndarray)
+    }
+    parameters = {count - len(traced.parameters) + i: p.array for i, p in enumerate(traced.parameters)}
+    constants = {i: a for i, a in (given | parameters).items() if i not in {i for i, _ in donated}}
+    return *_embedded(graph, donated, constants), len(constants)
+
+
+def trace_entry(key: str, entry: Entry) -> tuple[Traced, Donated, list[object]]:
+    """The entry's function traced, its donated pairs, and the types that it was traced for.
+
+    Raises `ArgumentError` where its types are not known, and what tracing raises.
+    """
     fn = entry.function
     if isinstance(fn, CompiledFunction):
         if entry.specs or entry.donate:
@@ -328,18 +349,7 @@ def _graph_of(key: str, entry: Entry, weights: Weights) -> tuple[Graph, Donated,
         traced = as_traced(fn, specs)
         names = list(traced.graph.input_names) if isinstance(fn, Graph) else argument_names(fn, len(specs))
         donated = donation_pairs(traced, names, entry.donate)
-    if traced.captures:
-        raise ArgumentError(f"export: {key}: expected a function from outside of traced code, got one inside")
-    graph = traced.graph
-    if weights == "arguments":
-        return graph, donated, 0
-    count = len(graph.inputs)
-    given: dict[int, np.ndarray] = {
-        i: leaf for i, leaf in enumerate(flatten(tuple(specs))[0]) if isinstance(leaf, np.ndarray)
-    }
-    parameters = {count - len(traced.parameters) + i: p.array for i, p in enumerate(traced.parameters)}
-    constants = {i: a for i, a in (given | parameters).items() if i not in {i for i, _ in donated}}
-    return *_embedded(graph, donated, constants), len(constants)
+    return traced, donated, specs
 
 
 def _embedded(graph: Graph, donated: Donated, constants: Mapping[int, np.ndarray]) -> tuple[Graph, Donated]:

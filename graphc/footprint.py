@@ -5,17 +5,21 @@ In: a plan and the graph that it computes. Out: a `Footprint`: exact bytes by ki
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from graphc.errors import ArtifactError, GraphcError
-from graphc.ir.graph import Graph
+from graphc.ir.graph import Graph, Value
+from graphc.ir.highlight import STYLE, table
 from graphc.ir.plan import CallStep, Plan, PlanBuffer
 
 # each kind with what belongs to it, in the order of tables
 KINDS = {
-    "weights": "inputs that are differentiated, and parameters of modules",
+    "weights": "inputs that are differentiated, or updated by derivatives, and parameters of modules",
     "state": "other inputs that are updated in place: the optimiser's, running statistics",
     "inputs": "other inputs",
     "outputs": "outputs with memory of their own",
@@ -39,6 +43,7 @@ class Tensor:
     offset: int | None
     first: int
     last: int
+    kept: bool = False  # an activation that the backward pass reads
 
 
 @dataclass(frozen=True)
@@ -70,24 +75,71 @@ class Footprint:
         found = [t for t in self.tensors if t.offset is not None and t.first <= step <= t.last]
         return sorted(found, key=lambda t: (-t.bytes, t.first))
 
+    @cached_property
+    def used(self) -> tuple[int, ...]:
+        """The bytes of the arena that are in use at each step."""
+        changes = [0] * (len(self.steps) + 1)
+        for t in self.tensors:
+            if t.offset is not None:
+                changes[t.first] += t.bytes
+                changes[t.last + 1] -= t.bytes
+        return tuple(accumulate(changes[:-1]))
+
     @property
     def peak(self) -> tuple[int, int]:
         """The step at which most bytes of the arena are in use, and how many; (0, 0) without steps."""
-        used = [sum(t.bytes for t in self.alive(i)) for i in range(len(self.steps))]
-        return max(((i, n) for i, n in enumerate(used)), key=lambda p: p[1], default=(0, 0))
+        return max(enumerate(self.used), key=lambda p: p[1], default=(0, 0))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Activations that the forward pass leaves in the arena for the backward pass: the most that storing less of them
+        could save."""
+        return sum(t.bytes for t in self.tensors if t.kept)
+
+    @property
+    def _summary(self) -> str:
+        parts = f"{self.argument_bytes:,} of arguments, arena {self.arena_bytes:,}"
+        return f"@{self.name}: {self.total_bytes:,} bytes: {parts}"
+
+    def _repr_html_(self) -> str:
+        sizes = {k: n for k, n in self.by_kind.items() if n}
+        rows = [(kind, f"{count:,}", KINDS[kind]) for kind, count in sizes.items()]
+        content = table(("kind", "bytes", "what"), rows, (0, 2))
+        return f'{STYLE}<div class="graphc"><p>{html.escape(self._summary)}</p>{content}{self._svg()}</div>'
+
+    def _svg(self) -> str:
+        """The arena as a picture in a page: steps to the right, offsets upwards; a tensor's name is its tooltip."""
+        width, height = 720, 200
+        if not self.arena_bytes or not self.steps:
+            return ""
+        wide, high = width / len(self.steps), height / self.arena_bytes
+        boxes = [
+            f'<rect x="{t.first * wide:.1f}" y="{height - (t.offset + t.bytes) * high:.1f}" '
+            f'width="{(t.last - t.first + 1) * wide:.1f}" height="{t.bytes * high:.1f}" fill="{_COLOURS[t.kind]}" '
+            f'stroke="white"><title>{html.escape(f"%{t.name}: {t.type}, {t.kind}, {t.bytes:,} bytes")}</title></rect>'
+            for t in self.tensors
+            if t.offset is not None
+        ]
+        step, most = self.peak
+        shade = f'<rect x="{step * wide:.1f}" width="{wide:.1f}" height="{height}" opacity="0.12"/>'
+        at = html.escape(f"peak {most:,} bytes at step {step}: {self.steps[step]}")
+        legend = ", ".join(f'<span style="color:{c}">■</span> {kind}' for kind, c in _COLOURS.items())
+        return (
+            f"<p>arena, steps to the right, offsets upwards; {at}; {legend}</p>"
+            f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="background:#8882;'
+            f'margin:0 .6em">{"".join(boxes)}{shade}</svg>'
+        )
 
     def __str__(self) -> str:
         step, most = self.peak
-        lines = [
-            f"@{self.name}: {self.total_bytes:,} bytes: {self.argument_bytes:,} of arguments, arena {self.arena_bytes:,}"
-        ]
+        lines = [self._summary]
         sizes = {k: n for k, n in self.by_kind.items() if n}
         largest = max(sizes.values(), default=1)
         lines += [f"  {k:<12} {n:>14,}  {_bar(n, largest)}" for k, n in sizes.items()]
         if self.steps:
             lines.append(f"arena, alive at each step (peak {most:,} at {step}: {self.steps[step]}):")
             for i, kernel in enumerate(self.steps):
-                used = sum(t.bytes for t in self.alive(i))
+                used = self.used[i]
                 lines.append(
                     f"  {i:>4} {kernel:<12} {used:>14,}  {_bar(used, most)}{'  < peak' if i == step else ''}"
                 )
@@ -155,8 +207,11 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
     256
     """
     notes = {node.loc.note.rpartition("/ d ")[2] for node in graph.nodes if "/ d " in node.loc.note}
-    weights = notes | set(parameters)
     donated = {i for i, _ in plan.donated}
+    learnt = _read_by_derivatives(graph)
+    # the optimiser's state is updated too, but no derivative depends on it
+    updated = {graph.inputs[i] for i in donated} & learnt
+    weights = notes | set(parameters) | {v.node.name for v in updated if v.dtype.is_float}
     kinds: dict[PlanBuffer, str] = {}
     for b in plan.buffers:
         if b.kind == "input":
@@ -165,24 +220,41 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
             kinds[b] = f"{b.kind}s"
         else:
             kinds[b] = "scratch"  # unless a step says that it is a result
+    read: set[PlanBuffer] = set()  # by the backward pass
     for step in plan.steps:
         if isinstance(step, CallStep):
+            derived = [n for n in step.region.nodes if n.loc.note.startswith("d ")]
+            operands = {v for n in derived for v in n.operands}
+            read |= {b for b, v in zip(step.reads, step.region.inputs, strict=True) if v in operands}
             for b, value in zip(step.writes, step.region.outputs, strict=True):
                 if b.kind == "arena":
-                    derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
-                    kinds[b] = "derivatives" if derived else "activations"
+                    is_derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
+                    kinds[b] = "derivatives" if is_derived else "activations"
     # what is overwritten in place ends where the new value begins
     ends = {b.in_place_of: b.first - 1 for b in plan.buffers if b.in_place_of is not None}
     tensors = tuple(
         Tensor(
             b.name, kinds[b], repr(b.type), b.type.bytes, b.root.offset if b.kind == "arena" else None,
             max(b.first, 0), max(ends.get(b, b.last), b.first, 0),
+            kinds[b] == "activations" and b in read,
         )
         for b in plan.buffers
         if b.kind == "arena" or b.in_place_of is None  # an updated argument is counted once
     )  # fmt: skip
     names = tuple(s.kernel.name if isinstance(s, CallStep) else "copy" for s in plan.steps)
     return Footprint(plan.name, tensors, names, plan.workspace_bytes)
+
+
+def _read_by_derivatives(graph: Graph) -> set[Value]:
+    """The inputs that some derivative depends on."""
+    stack = [n for n in graph.nodes if n.loc.note.startswith("d ")]
+    seen = set(stack)
+    while stack:
+        for operand in stack.pop().operands:
+            if operand.node not in seen:
+                seen.add(operand.node)
+                stack.append(operand.node)
+    return {v for v in graph.inputs if v.node in seen}
 
 
 def _bar(count: int, largest: int) -> str:

@@ -7,6 +7,7 @@ The plan is compiled a second time, with a reading of the clock between the kern
 from __future__ import annotations
 
 import ctypes
+import html
 import json
 import time
 from collections.abc import Sequence
@@ -22,9 +23,11 @@ from graphc.codegen.peaks import Peaks, measured_peaks
 from graphc.codegen.target import Target
 from graphc.codegen.timed import emit_timed
 from graphc.ir.cost import operations, summary
+from graphc.ir.highlight import STYLE, table
 from graphc.ir.loc import Loc
 from graphc.ir.plan import CallStep, CopyStep, Plan, Step, plan_memory
 
+_LEFT = (0, 9, 10)  # columns of the table that are text
 _WARM_UP = 3
 _FRESH = 64  # runs on the same memory: a training step drifts, and numbers that overflow or vanish take other times
 
@@ -66,7 +69,8 @@ class Profile:
     runs: int
     peaks: Peaks
 
-    def __str__(self) -> str:
+    def _table(self) -> list[tuple[str, ...]]:
+        """The head, then a row for each step."""
         head = (
             "kernel",
             "time",
@@ -80,7 +84,7 @@ class Profile:
             "what",
             "line",
         )
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         for s in self.steps:
             rows.append(
                 (
@@ -91,18 +95,30 @@ class Profile:
                 if s.seconds >= self.tick
                 else (s.kernel, f"< {_time(self.tick)}", "", "", "", "", "", "", "", s.what, _line(s.loc))
             )  # fmt: skip
-        left = (0, 9, 10)
-        widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+        return rows
+
+    @property
+    def _summary(self) -> str:
+        roof = f"{self.peaks.operations / 1e9:.0f} GFLOP/s in registers, {self.peaks.bytes / 1e9:.1f} GB/s through memory"
+        calls = f"{len(self.steps)} kernels, {_time(self.seconds)} a call, median of {self.runs}"
+        return f"@{self.name}: {calls}; measured roofs: {roof}"
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._table()
+        content = f"<p>{html.escape(self._summary)}</p>{table(head, rows, _LEFT)}"
+        return f'{STYLE}<div class="graphc">{content}</div>'
+
+    def __str__(self) -> str:
+        rows = self._table()
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(
-                c.ljust(w) if i in left else c.rjust(w)
+                c.ljust(w) if i in _LEFT else c.rjust(w)
                 for i, (c, w) in enumerate(zip(r, widths, strict=True))
             ).rstrip()
             for r in rows
         ]
-        roof = f"{self.peaks.operations / 1e9:.0f} GFLOP/s in registers, {self.peaks.bytes / 1e9:.1f} GB/s through memory"
-        calls = f"{len(self.steps)} kernels, {_time(self.seconds)} a call, median of {self.runs}; measured roofs: {roof}"
-        return "\n".join([f"@{self.name}: {calls}", *lines])
+        return "\n".join([self._summary, *lines])
 
     def to_json(self) -> str:
         """An object with the name, the roofs, the total, and a row for each step."""

@@ -81,20 +81,26 @@ def lower_to_plan(
     clock = Clock(seconds)
     from graphc.codegen.memory import make_plan
     from graphc.codegen.separate import separate
-    from graphc.passes.fuse import fuse
-    from graphc.passes.simplify import simplify
+    from graphc.passes.diagonals import gather_diagonals
+    from graphc.passes.fuse import group
+    from graphc.passes.recompute import recompute
+    from graphc.passes.simplify import RULES, apply_rules
 
     clock("import")
     level = config().verify
     if level:
         verify(graph)
     clock("verify")
-    simplified = simplify(graph)
-    fused = separate(fuse(simplified), target)
+    stages = {"traced": graph}
+    stages["rewritten"] = apply_rules(graph)
+    stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
+    stages["grouped"] = group(stages["simplified"])
+    stages["recomputed"] = recompute(stages["grouped"])
+    stages["fused"] = fused = separate(stages["recomputed"], target)
     clock("passes")
     if level > 1:
-        verify(simplified)
-        verify(fused)
+        for name in list(stages)[1:]:
+            verify(stages[name])
     clock("verify")
     plan = make_plan(fused, target, donated)
     clock("schedule")
@@ -106,7 +112,7 @@ def lower_to_plan(
             verify_kernel(kernel)
         verify_plan(plan)
     clock("verify")
-    return {"traced": graph, "simplified": simplified, "fused": fused}, plan
+    return stages, plan
 
 
 def compile_ptx(

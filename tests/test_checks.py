@@ -10,7 +10,7 @@ from graphc import checks, nn, optim
 from graphc.errors import ArgumentError, GradientError, IndexRangeError, MiscompiledError, NonFiniteError
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
-from graphc.passes.simplify import simplify
+from graphc.passes.simplify import apply_rules
 
 W, X = np.ones((3, 2), np.float32), np.ones((4, 3), np.float32)
 
@@ -131,14 +131,14 @@ def test_every_stage_of_a_training_run_agrees(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_pass_that_changes_the_meaning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(graph: Graph) -> Graph:
-        simpler = simplify(graph)
+        simpler = apply_rules(graph)
         return simpler.with_outputs([v.node.operands[0] for v in simpler.outputs])
 
     function = graphc.compile(lambda x: -graphc.exp(x), W, check="stages")
     function(W)
-    monkeypatch.setattr("graphc.passes.simplify.simplify", wrong)
+    monkeypatch.setattr("graphc.passes.simplify.apply_rules", wrong)
     function = graphc.compile(lambda x: -graphc.exp(x), W, check="stages")
-    with pytest.raises(MiscompiledError, match="the pass that makes stage 'simplified' changed output 0"):
+    with pytest.raises(MiscompiledError, match="the pass that makes stage 'rewritten' changed output 0"):
         function(W)
 
 

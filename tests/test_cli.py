@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import graphc.cli
+import graphc.cli_run
+import graphc.cli_source
 from graphc.cli import main
 from graphc.codegen.target import host_target
 from graphc.config import config
@@ -108,6 +109,12 @@ def test_diff_prints_what_a_pass_changed(gir: str, capsys: Captured) -> None:
     assert lines[-2:] == ["# 02 after simplify", "(no change)"]
 
 
+def test_differences_and_whole_graphs_may_both_be_asked_for(gir: str, capsys: Captured) -> None:
+    assert main(["opt", gir, "-p", "vjp{wrt=w},simplify", "--print-after-each", "--diff"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\ngraphc 1\n") == 2 and out.count("\n+++ after\n") == 2
+
+
 def test_time_goes_to_standard_error_with_node_counts(gir: str, capsys: Captured) -> None:
     assert main(["opt", gir, "-p", "simplify", "--time"]) == 0
     out, err = capsys.readouterr()
@@ -181,7 +188,7 @@ def test_check_fails_where_the_two_differ(
     gir: str, npz: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(
-        graphc.cli,
+        graphc.cli_run,
         "_compiled",
         lambda graph, given: [np.full((2, 4), np.nan, np.float32), np.array([6, 7], np.int32)],
     )
@@ -381,7 +388,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capt
 
 
 def test_a_bug_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, gir: str, capsys: Captured) -> None:
-    monkeypatch.setattr(graphc.cli, "load_graph", lambda name: [][0])
+    monkeypatch.setattr(graphc.cli_source, "load_graph", lambda name: [][0])
     assert main(["opt", gir]) == 1
     err = capsys.readouterr().err
     assert (
@@ -393,17 +400,17 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch, gir: str, capsys: Capt
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(graphc.cli, "load_graph", interrupted)
+    monkeypatch.setattr(graphc.cli_source, "load_graph", interrupted)
     assert main(["opt", gir]) == 130
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("command", [[], ["opt"], ["run"], ["ops"], ["info"], ["cache"]])
+@pytest.mark.parametrize("command", [[], ["opt"], ["lower"], ["run"], ["ops"], ["info"], ["cache"]])
 def test_help_is_there_for_every_command(command: list[str], capsys: Captured) -> None:
     assert main([*command, "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: graphc")
-    assert command not in (["opt"], ["run"]) or "examples:" in out
+    assert command not in (["opt"], ["lower"], ["run"], ["info"]) or "examples:" in out
 
 
 def _module(*arguments: str, **options: int | str) -> subprocess.Popen[str]:

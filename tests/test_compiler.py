@@ -88,7 +88,7 @@ def test_equal_graphs_share_one_program_and_others_do_not() -> None:
 def test_every_stage_computes_the_same_and_is_there_to_read() -> None:
     f = graphc.compile(lambda x: graphc.tanh(x @ x.T).sum(axis=0), X)
     want = np.tanh(X @ X.T).sum(0)
-    assert list(f.stages) == ["traced", "simplified", "fused"]
+    assert list(f.stages) == ["traced", "rewritten", "simplified", "grouped", "recomputed", "fused"]
     for graph in f.stages.values():
         np.testing.assert_allclose(interpret(graph, [X])[0], want, rtol=1e-6)
     np.testing.assert_allclose(f(X), want, rtol=1e-6)
@@ -148,15 +148,18 @@ def test_dumps_are_numbered_and_can_be_read_back(tmp_path: Path, monkeypatch: py
     (folder,) = tmp_path.iterdir()
     assert [p.name for p in sorted(folder.iterdir()) if p.suffix != ".npz"] == [
         "00-traced.gir",
-        "01-simplified.gir",
-        "02-fused.gir",
-        "03-kernels.txt",
-        "04-plan.txt",
-        "05-program.ll",
-        "06-program.s",
+        "01-rewritten.gir",
+        "02-simplified.gir",
+        "03-grouped.gir",
+        "04-recomputed.gir",
+        "05-fused.gir",
+        "06-kernels.txt",
+        "07-plan.txt",
+        "08-program.ll",
+        "09-program.s",
     ]
-    assert load_graph(folder / "02-fused.gir") == f.fused
-    assert list(parse_kernels((folder / "03-kernels.txt").read_text())) == ["map0"]
+    assert load_graph(folder / "05-fused.gir") == f.fused
+    assert list(parse_kernels((folder / "06-kernels.txt").read_text())) == ["map0"]
 
 
 @pytest.mark.parametrize(

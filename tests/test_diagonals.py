@@ -173,13 +173,13 @@ def test_fewer_arrays_are_stored_between_the_kernels(
     name: str, saved: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what fusion computes again would not be stored either
-    monkeypatch.setattr("graphc.passes.fuse.recompute", lambda g: g)
+    monkeypatch.setattr("graphc.passes.recompute.recompute", lambda g: g)
 
     def stored() -> int:
         fused = graphc.compile(gradient(name)).fused
         return sum(len(n.results) for n in fused.nodes if n.op.name == "fused") - len(fused.outputs)
 
     after = stored()
-    monkeypatch.setattr("graphc.passes.simplify.gather_diagonals", lambda g, rules: g)
+    monkeypatch.setattr("graphc.passes.diagonals.gather_diagonals", lambda g, rules: g)
     monkeypatch.setattr("graphc.compiler._PROGRAMS", {})
     assert stored() - after == saved

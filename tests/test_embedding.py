@@ -120,18 +120,31 @@ def test_build_takes_functions_models_compiled_functions_and_entries(
         (["mymodel.py:scale", "--target", "pdp11"], "target: expected one of cpu, x86-64-any, "),
         (["mymodel.py:scale", "--emit", "exe"], "export: emit: expected some of object, "),
         (["mymodel.py:scale", "--name", "new"], "export: name: expected a name for C and C++"),
-        (["broken.py:f"], "broken.py:2: expected a file that runs, got ZeroDivisionError: division by zero"),
         (["mymodel.py:graphc"], "export: expected functions, graphs or entries, got module"),
     ],
 )
 def test_build_tells_what_is_wrong_in_one_line(
     arguments: list[str], text: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("broken.py").write_text("import graphc\n1 / 0\n")
     assert main(["build", *arguments, "-o", "out", "-q"]) == 1
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("graphc: error: ") and text in said.err
     assert len(said.err.splitlines()) == 1 and not Path("out").exists()
+
+
+def test_a_file_that_fails_shows_its_own_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
+    assert main(["build", "broken.py:f", "-o", "out", "-q"]) == 1
+    first, *frames, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert [line.rpartition(", ")[2] for line in frames if "File" in line] == ["in <module>", "in f"]
+    assert last == (
+        "graphc: error: broken.py:2: expected a file that runs, got ZeroDivisionError: division by zero"
+    )
+    assert not Path("out").exists()
 
 
 def test_help_lists_what_can_be_emitted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,25 @@ def test_tensors_alive_together_do_not_overlap_and_fit_the_arena(trained: Footpr
     assert most == sum(t.bytes for t in trained.alive(step)) <= trained.arena_bytes
 
 
+def test_what_the_backward_pass_reads_is_told(trained: Footprint) -> None:
+    kept = [t for t in trained.tensors if t.kept]
+    assert [(t.kind, t.type) for t in kept] == [("activations", "f32[16,20]")]  # tanh's output
+    assert trained.kept_bytes == 4 * 16 * 20
+    assert list(trained.used) == [sum(t.bytes for t in trained.alive(i)) for i in range(len(trained.steps))]
+
+
+def test_state_is_told_from_weights_where_the_names_are_lost() -> None:
+    def step(p: dict[str, graphc.Array], x: graphc.Array) -> dict[str, graphc.Array]:
+        w, speed, count = p["w"], p["speed"], p["count"]
+        speed = 0.9 * speed + graphc.grad(lambda q: graphc.sum(graphc.tanh(x @ q)))(w)
+        return {"w": w - speed, "speed": speed, "count": count + 1}
+
+    specs = {"w": graphc.f32[8, 4], "speed": graphc.f32[8, 4], "count": graphc.i32[()]}
+    memory = graphc.compile(step, specs, graphc.f32[16, 8], donate=["p"]).memory
+    assert memory.by_kind["weights"] == 4 * 8 * 4 and memory.by_kind["state"] == 4 * 8 * 4 + 4
+    assert memory.by_kind["inputs"] == 4 * 16 * 8
+
+
 def test_the_table_names_the_peak(trained: Footprint) -> None:
     step, most = trained.peak
     text = str(trained)

@@ -114,7 +114,7 @@ def test_the_same_source_gives_the_same_object_in_every_process() -> None:
 
 def test_a_program_from_the_cache_still_shows_every_stage(folder: Path) -> None:
     first, second = (fresh(lambda x: graphc.tanh(x).sum(), X) for _ in range(2))
-    assert second.cached and list(second.stages) == ["traced", "simplified", "fused"]
+    assert second.cached and list(second.stages) == list(first.stages)
     assert (str(second.plan), second.llvm, second.asm) == (str(first.plan), first.llvm, first.asm)
 
 

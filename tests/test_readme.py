@@ -77,7 +77,7 @@ def test_the_architecture_page_shows_every_stage_of_its_program_as_it_is(tmp_pat
     assert run.returncode == 0, run.stderr
     page = [_columns(block) for block in shown]
     stages = run.stdout.replace(f"{tmp_path}/", "").split("\0\n")
-    assert len(stages) == 6
+    assert len(stages) == 9
     for stage in stages:
         assert _columns(stage) in page, stage
 

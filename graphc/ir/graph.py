@@ -244,6 +244,11 @@ class Graph:
 
         return print_graph(self)
 
+    def _repr_html_(self) -> str:
+        from graphc.ir.highlight import to_html
+
+        return to_html(str(self))
+
     def __repr__(self) -> str:
         return f"<graph @{self.name}: {len(self.inputs)} inputs, {len(self.nodes)} nodes, {self.stage}>"
 

@@ -317,9 +317,17 @@ class Kernel:
     scalars: tuple[Var, ...] = field(default=())
 
     def __str__(self) -> str:
-        from graphc.ir.kernel_text import print_kernel
+        from graphc.ir.kernel_print import print_kernel
 
         return print_kernel(self)
+
+    def __repr__(self) -> str:
+        return f"<kernel @{self.name}: {len(self.params)} buffers>"
+
+    def _repr_html_(self) -> str:
+        from graphc.ir.highlight import to_html
+
+        return to_html(str(self))
 
 
 def index(value: int | Expr) -> Expr:

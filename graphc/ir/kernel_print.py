@@ -7,7 +7,7 @@ Operators are infix with the precedences of `INFIX`; constants carry their type 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -206,7 +206,16 @@ def print_kernel(kernel: Kernel) -> str:
       }
     }
     """
-    order = callees(kernel)
+    return print_kernels([kernel])
+
+
+def print_kernels(kernels: Iterable[Kernel]) -> str:
+    """The text of several kernels and of all that they call, each once.
+
+    >>> print_kernels([])
+    ''
+    """
+    order = list(dict.fromkeys(k for kernel in kernels for k in callees(kernel)))
     names = _call_names(order)
     texts = ["\n".join(text for _, text in _kernel_lines(k, names, None)) for k in order]
     return "\n\n".join(texts)

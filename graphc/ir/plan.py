@@ -24,6 +24,7 @@ from graphc.errors import VerifyError
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
 from graphc.ir.loc import UNKNOWN, Loc
+from graphc.ir.printer import sigil
 from graphc.ir.types import TensorType
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
@@ -95,24 +96,36 @@ class Plan:
         """The distinct kernels, in the order of their first calls."""
         return tuple({s.kernel: None for s in self.steps if isinstance(s, CallStep)})
 
+    def __repr__(self) -> str:
+        return f"<plan @{self.name}: {len(self.steps)} steps, {self.workspace_bytes} bytes>"
+
+    def _repr_html_(self) -> str:
+        from graphc.ir.highlight import to_html
+
+        return to_html(str(self))
+
     def __str__(self) -> str:
-        lines = [f"plan @{self.name} workspace {self.workspace_bytes} {{"]
+        lines = [f"plan {sigil('@', self.name)} workspace {self.workspace_bytes} {{"]
         for b in self.buffers:
             place = {"input": f"arg {b.position}", "output": f"out {b.position}", "constant": "data"}.get(
                 b.kind, f"at {b.root.offset}"
             )
             alive = f" steps {max(b.first, 0)}..{b.last}" if b.kind == "arena" else ""
-            alias = f" in place of %{b.in_place_of.name}" if b.in_place_of else ""
-            lines.append(f"  {b.kind} %{b.name}: {b.type!r} {place}{alive}{alias}")
+            alias = f" in place of {_name(b.in_place_of)}" if b.in_place_of else ""
+            lines.append(f"  {b.kind} {_name(b)}: {b.type!r} {place}{alive}{alias}")
         for step in self.steps:
             if isinstance(step, CopyStep):
-                lines.append(f"  copy %{step.source.name} -> %{step.target.name}")
+                lines.append(f"  copy {_name(step.source)} -> {_name(step.target)}")
             else:
                 where = f"  {step.loc!r}" if step.loc != UNKNOWN else ""
                 lines.append(
-                    f"  call @{step.kernel.name}({', '.join(f'%{b.name}' for b in step.arguments)}){where}"
+                    f"  call {sigil('@', step.kernel.name)}({', '.join(map(_name, step.arguments))}){where}"
                 )
         return "\n".join([*lines, "}"])
+
+
+def _name(buffer: PlanBuffer) -> str:
+    return sigil("%", buffer.name)
 
 
 def verify_plan(plan: Plan) -> None:

@@ -108,7 +108,12 @@ def fuse(graph: Graph) -> Graph:
     >>> fuse(build.graph("f", [build.exp(build.neg(x))])).nodes
     (<fused #2: f32[8]>,)
     """
-    return recompute(_Fusion(graph).run())
+    return recompute(group(graph))
+
+
+def group(graph: Graph) -> Graph:
+    """The first half of `fuse`: regions that store every value that another region reads."""
+    return _Fusion(graph).run()
 
 
 class _Fusion:

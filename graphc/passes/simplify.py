@@ -411,6 +411,11 @@ ARITHMETIC_RULES = (
 RULES = ARITHMETIC_RULES + SHAPE_RULES
 
 
+def apply_rules(graph: Graph, fired: Counter[str] | None = None) -> Graph:
+    """The first half of `simplify`: every rule, and diagonals as they are. `fired` counts the rules by name."""
+    return apply(graph, RULES, fired)
+
+
 def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """The graph with every rule of `RULES` applied in one forward pass, and its diagonals gathered.
 
@@ -426,4 +431,4 @@ def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:
       return %x
     }
     """
-    return gather_diagonals(apply(graph, RULES, fired), RULES)
+    return gather_diagonals(apply_rules(graph, fired), RULES)
