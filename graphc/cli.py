@@ -29,6 +29,7 @@ from graphc.cli_build import add_build
 from graphc.cli_inspect import add_inspect
 from graphc.cli_latex import add_latex
 from graphc.cli_reduce import add_reduce
+from graphc.cli_view import add_view
 from graphc.config import VARIABLES
 from graphc.errors import ArgumentError, ArtifactError, GraphcError, ParseError
 from graphc.ir.files import load_graph, save_graph, write_atomically
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reduce(commands)
     add_inspect(commands)
     add_latex(commands)
+    add_view(commands)
     ops = commands.add_parser(
         "ops",
         help="list the ops, or explain one",
@@ -266,7 +268,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check and arguments.output:
         raise _UsageError("--output: expected without --check, got it with")
     graph = _read_graph(arguments.file)
-    arrays = _match(graph, _read_npz(arguments.inputs) if arguments.inputs else {}, arguments.float64)
+    arrays = matching_arrays(graph, read_npz(arguments.inputs) if arguments.inputs else {}, arguments.float64)
     names = [name or str(i) for i, name in enumerate(graph.output_names or ("",) * len(graph.outputs))]
     if arguments.check:
         comparisons = [
@@ -293,7 +295,7 @@ def _compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return compile_graph(graph).flat(*narrow)
 
 
-def _match(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np.ndarray]:
+def matching_arrays(graph: Graph, given: dict[str, np.ndarray], float64: bool) -> list[np.ndarray]:
     """The arrays in the order of the graph's inputs; everything that does not fit is told in one error."""
     problems = []
     unexpected = [name for name in given if name not in graph.input_names]
@@ -319,7 +321,7 @@ def _described(array: np.ndarray) -> str:
     return f"{names.get(array.dtype.name, array.dtype.name)}[{','.join(map(str, array.shape))}]"
 
 
-def _read_npz(name: str) -> dict[str, np.ndarray]:
+def read_npz(name: str) -> dict[str, np.ndarray]:
     """The arrays of a file; objects are refused, as they would run code."""
     try:
         with open(name, "rb") as file:  # opened here, as numpy leaves a damaged archive open

@@ -116,6 +116,15 @@ class CompiledFunction:
         return self._program if isinstance(self._program, Program) else self._program.native
 
     @property
+    def native(self) -> bool:
+        """False of a function that the interpreter runs: it has no kernels, plan and machine code."""
+        return not isinstance(self._program, InterpretedProgram)
+
+    @property
+    def target_name(self) -> str:
+        return self._native.target.name if self.native else "interpreter"
+
+    @property
     def graph(self) -> Graph:
         return self._traced.graph
 
@@ -212,6 +221,30 @@ class CompiledFunction:
 
         arrays = self._native.executable.accepted(*self._arrays(args))
         return profile_plan(self.plan, self._native.target, arrays, seconds)
+
+    def view(self, path: str | os.PathLike[str], *args: object) -> None:
+        """Writes one HTML page that shows the program: graph, passes, kernels, memory. It needs no network and no server.
+
+        With the arguments of a call, the page also has the range of every value, and a profile (about half a second of
+        runs on copies). Raises `ArtifactError` where the file can't be written, else what a call raises.
+        """
+        from graphc.view.report import write_report
+
+        if not args:
+            return write_report(self, path)
+        try:
+            arrays = self._arrays(args)
+            return write_report(self, path, args, arrays=arrays)
+        except _ABOUT_ARGUMENTS as error:
+            raise _at_the_caller(error) from None
+
+    def nested(self, arrays: Sequence[object]) -> tuple[object, ...]:
+        """The arguments of a call, in the function's structures, from arrays for all of the graph's inputs in order.
+
+        Those of parameters that the function took from modules are left out: a call reads them from there.
+        """
+        inputs = self._traced.inputs
+        return tuple(inputs.unflatten(list(arrays[: inputs.size])))  # type: ignore[call-overload, no-any-return]
 
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced
