@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, object]
 _AROUND = 2  # lines of source shown before and after
-_TEXT_LIMIT = 400_000  # characters of one text; a page with more would be slow to open
+_TEXT_LIMIT = 120_000  # characters of one text; a page with more would be slow to open
 _SECONDS = 0.5  # of a profile
 
 

@@ -1,7 +1,7 @@
 // Layout: boxes in layers. Longest-path layers, barycentre order, positions by isotonic regression; boxes inside of boxes.
 // (K. Sugiyama, S. Tagawa, M. Toda, Methods for visual understanding of hierarchical system structures, IEEE Trans. SMC 11(2), 1981.)
 
-const GAP_X = 22, GAP_Y = 34, PAD = 14, HEAD = 26, COLUMN_GAP = 130, WIDEST = 3400;
+const GAP_X = 20, GAP_Y = 30, PAD = 14, HEAD = 27, COLUMN_GAP = 120, WIDEST = 3400;
 
 /** Where non-decreasing positions nearest to `wanted` are, `apart[i]` from the one before (pool adjacent violators). */
 function spread(wanted, apart) {
@@ -194,7 +194,8 @@ function drawing(stage, collapsed) {
     const parent = home[node.id] >= 0 ? boxOfGroup(home[node.id]) : root[node.s];
     const label = title(node), under = node.types.join(" ");
     const w = Math.max(64, Math.min(230, Math.max(textWidth(label, FONTS.title) + (node.d ? 18 : 0), Math.min(206, textWidth(under, FONTS.small))) + 24));
-    const box = { key, node, side: node.s, parent, w, h: 42, inside: [] };
+    const box = { key, node, side: node.s, parent, w, h: node.out ? 57 : 42, inside: [] };
+    if (node.out) { box.w = Math.max(w, Math.min(180, textWidth(`→ ${node.out.join(", ")}`, FONTS.note) + 26)); box.out = shorten(`→ ${node.out.join(", ")}`, FONTS.note, box.w - 20); }
     box.label = shorten(label, FONTS.title, w - 20 - (node.d ? 18 : 0));
     box.under = shorten(under, FONTS.small, w - 20);
     box.first = node.id;
@@ -302,11 +303,13 @@ function drawing(stage, collapsed) {
   const x2 = Math.max(root[0].w, root[1].inside.length ? root[1].x + root[1].w : 0) + (root[0].inside.length ? COLUMN_GAP : 0);
   const placed = chains.map((boxes) => {
     const numbers = new Map(boxes.map((b, i) => [b, i]));
-    const own = (root[2].edges || []).filter((e) => numbers.has(e.ends[0]));
+    const own = (root[2].edges || []).filter((e) => numbers.has(e.ends[0]) && numbers.has(e.ends[1]));
     const size = layered(boxes, own.map((e) => [numbers.get(e.ends[0]), numbers.get(e.ends[1])]));
     const ys = boxes.flatMap((b) => ofUpdate.get(b) || []);
-    return { boxes, size, wanted: (ys.length ? mean(ys) : 0) };
+    return { boxes, size, wanted: ys.length ? mean(ys) : -Infinity };
   }).sort((p, q) => p.wanted - q.wanted);
+  const highest = placed.reduce((m, c) => (c.wanted > -Infinity ? Math.min(m, c.wanted) : m), root[0].h);
+  for (const chain of placed) if (chain.wanted === -Infinity) chain.wanted = highest - 60;
   const centres = spread(placed.map((c) => c.wanted), placed.map((c, i) => (i ? (c.size.h + placed[i - 1].size.h) / 2 + GAP_Y : 0)));
   placed.forEach((chain, i) => chain.boxes.forEach((b, k) => settle(b, x2 + chain.size.at[k].x - b.w / 2, centres[i] - chain.size.h / 2 + chain.size.at[k].y - b.h / 2)));
   for (const edge of list) {
@@ -330,7 +333,12 @@ function drawing(stage, collapsed) {
 function components(box) {
   const owner = new Map(box.inside.map((b) => [b, b]));
   const find = (b) => { while (owner.get(b) !== b) { owner.set(b, owner.get(owner.get(b))); b = owner.get(b); } return b; };
-  for (const e of box.edges || []) owner.set(find(e.ends[0]), find(e.ends[1]));
+  const readers = new Map();
+  for (const e of box.edges || []) readers.set(e.from, (readers.get(e.from) || 0) + 1);
+  for (const e of box.edges || []) { // a rate that all updates read joins none of them
+    e.many = e.quiet && readers.get(e.from) > 2;
+    if (!e.many) owner.set(find(e.ends[0]), find(e.ends[1]));
+  }
   const found = new Map();
   for (const b of box.inside) { const r = find(b); if (!found.has(r)) found.set(r, []); found.get(r).push(b); }
   return [...found.values()];
@@ -342,7 +350,7 @@ function inputHome(stage, node) {
   if (!readers.length) return -1;
   for (let g = readers[0].g; g >= 0; g = stage.groups[g].p) {
     const group = stage.groups[g];
-    if (group.kind === "module" && group.s === node.s && node.n.startsWith(`${group.label}.`)) return g;
+    if (group.kind === "module" && group.s === node.s && `.${node.n}`.includes(`.${group.label}.`)) return g;
   }
   return -1;
 }

@@ -39,6 +39,21 @@ function fit() {
   camera.y = (top + bottom - 20) / 2 - h / 2 / camera.zoom;
   redraw();
 }
+/** The whole graph where it can be read so, else its beginning at a size that can. */
+function open() {
+  fit();
+  const least = 0.7;
+  if (camera.zoom >= least) return;
+  const { left, top, right } = picture.ends;
+  const { clientWidth: w } = canvas;
+  camera.zoom = least;
+  const start = picture.columns[0] || { x: left, right };
+  const wide = (right - left) * least > w - 60;
+  camera.x = (wide ? start.x : (left + right) / 2 - w / 2 / least) - (wide ? 40 / least : 0);
+  if (wide && (start.right - start.x) * least > w) camera.x = (start.x + start.right) / 2 - w / 2 / least;
+  camera.y = top - 96 / least;
+  redraw();
+}
 function zoomAt(x, y, factor) {
   const [wx, wy] = toWorld(x, y);
   camera.zoom = Math.max(0.01, Math.min(4, camera.zoom * factor));
@@ -141,7 +156,7 @@ function paintEdges(z, chosen, [x0, y0, x1, y1]) {
   const plain = new Path2D(), cross = new Path2D(), heads = new Path2D(), strong = [new Path2D(), new Path2D()], strongHeads = [new Path2D(), new Path2D()];
   for (const e of picture.edges) {
     const mine = chosen && (e.from === chosen || e.to === chosen);
-    if (!mine && e.quiet && e.cross) continue; // an input read on the other side: its name stands in the details
+    if (!mine && e.quiet && (e.cross || e.many)) continue; // an input that is read far away: shown when it is chosen
     const left = Math.min(e.from.x, e.to.x, ...e.way.map((p) => p.x)), right = Math.max(e.from.x + e.from.w, e.to.x + e.to.w, ...e.way.map((p) => p.x));
     if (right < x0 || left > x1 || Math.max(e.from.y + e.from.h, e.to.y + e.to.h) < y0 || Math.min(e.from.y, e.to.y) > y1) continue;
     if (mine) {
@@ -189,7 +204,7 @@ function paintGroup(b, z, chosen) {
   paper.globalAlpha = 1;
 }
 function paintHead(b, z) {
-  const scale = Math.min(Math.max(1, 0.62 / z), Math.max(1, b.w / 130), 5); // stays readable when the picture is small
+  const scale = b.parent.root ? Math.min(Math.max(1, 0.62 / z), Math.max(1, b.w / 130), 5) : 1; // stays readable when the picture is small
   const text = `${groupTitle(currentStage(), b.group)}`;
   paper.save();
   paper.translate(b.x, b.y);
@@ -235,7 +250,14 @@ function paintBox(b, z, chosen, near) {
     paper.globalAlpha = 1;
     if (b.node.s !== b.side) { paper.fillStyle = colours.side[b.node.s]; paper.beginPath(); paper.roundRect(x, y, 4.5, h, [7, 0, 0, 7]); paper.fill(); }
   }
-  if (z < 0.28) return;
+  if (z < 0.3) { // too small for words: the colour alone
+    paper.fillStyle = colours.side[b.node ? b.node.s : b.side];
+    paper.globalAlpha = input ? 0.25 : 0.5;
+    rounded(x, y, w, h, input ? h / 2 : 7);
+    paper.fill();
+    paper.globalAlpha = 1;
+    return;
+  }
   paper.fillStyle = colours.ink;
   paper.font = b.closed ? FONTS.head : FONTS.title;
   paper.textAlign = input ? "center" : "left";
@@ -261,16 +283,11 @@ function paintBox(b, z, chosen, near) {
     paper.fillStyle = colours[`${change}-ink`];
     paper.beginPath(); paper.arc(x + w - 1, y + 1, 4, 0, 7); paper.fill();
   }
-  if (b.node.out) { // a tab below
-    const text = shorten(b.node.out.join(", "), FONTS.note, Math.max(w - 24, 60));
-    const width = textWidth(text, FONTS.note) + 22;
-    rounded(x + w / 2 - width / 2, y + h - 4, width, 17, 8);
+  if (b.out && z > 0.42) {
     paper.fillStyle = colours.side[b.node.s];
-    paper.fill();
-    paper.fillStyle = colours.panel;
     paper.font = FONTS.note;
-    paper.textAlign = "center";
-    paper.fillText(`→ ${text}`, x + w / 2, y + h + 8.5);
+    paper.textAlign = input ? "center" : "left";
+    paper.fillText(b.out, tx, y + 49);
     paper.textAlign = "left";
   }
 }

@@ -41,7 +41,7 @@ views.inspector = () => {
 function aboutProgram() {
   const facts = h("dl.facts");
   fact(facts, "target", data.target);
-  for (const stage of stages) fact(facts, stage.name, plural(stage.count, stage.groups.some((g) => g.kind === "kernel") ? "kernel node" : "op"));
+  for (const stage of stages) fact(facts, stage.name, plural(stage.nodes.filter((n) => n.kind === "op").length, "op"));
   if (data.kernels.length) fact(facts, "kernels", `${plural(data.kernels.length, "kernel")}`);
   if (data.memory) { fact(facts, "arena", bytes(data.memory.arena)); fact(facts, "arguments", bytes(data.memory.arguments)); }
   if (data.profile) fact(facts, "one call", duration(data.profile.seconds));
@@ -127,7 +127,7 @@ function kernelParts(k, open) {
   const time = timeOfKernel(k);
   return [
     h("h3", null, "kernel"),
-    h(".links", null, h("button", { type: "button", onclick: () => { state.kernel = k; show("kernels"); } }, h("b", null, kernel.name), h("span", null, kernel.what || ""), h("small", null, time ? duration(time.seconds) : `step ${kernel.steps.join(", ")}`))),
+    h(".links", null, h("button", { type: "button", onclick: () => { state.kernel = k; show("kernels"); } }, h("b", null, kernel.name), h("span", null, kernel.what || ""), h("small", null, time ? briefly(time.seconds) : `step ${kernel.steps.join(", ")}`))),
     fold("KERNEL", "loops over buffers", () => coloured(kernel.kernel, "kernel"), open),
     fold("LLVM IR", plural(kernel.llvm.split("\n").length, "line"), () => coloured(kernel.llvm, "llvm")),
     fold("assembly", kernel.asm ? plural(kernel.asm.split("\n").length, "line") : "none", () => coloured(kernel.asm || "The target gives none.", "asm")),
@@ -163,7 +163,7 @@ function aboutKernel(k) {
   fact(facts, "does", kernel.what);
   fact(facts, "steps", kernel.steps.join(", "));
   if (time) {
-    fact(facts, "time", `${duration(time.seconds)} (${time.percent.toFixed(1)} % of a call)`);
+    fact(facts, "time", `${briefly(time.seconds)} (${time.percent.toFixed(1)} % of a call)`);
     if (time.seconds >= data.profile.tick) fact(facts, "bound", `${time.bound}: ${time.percent_of_peak.toFixed(0)} % of peak, ${time.percent_of_bandwidth.toFixed(0)} % of bandwidth`);
   }
   const first = rows.map((r) => stage.nodes[r]).find((n) => n.loc[0]);
@@ -172,6 +172,10 @@ function aboutKernel(k) {
     ...(first ? [h("h3", null, "source"), sourceOf(first.loc)] : []),
     ...linksTo(rows.map((r) => [r, `%${stage.nodes[r].n}`]), stage, "computes"),
   ];
+}
+/** A time; less than a tick of the clock says only that. */
+function briefly(seconds) {
+  return seconds >= data.profile.tick ? duration(seconds) : `< ${duration(data.profile.tick)}`;
 }
 function timeOfKernel(k) {
   if (!data.profile) return null;

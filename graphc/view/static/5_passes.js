@@ -25,7 +25,7 @@ views.passes = () => {
     if (i) {
       const t = tally(stage);
       line.append(h("button.step", { type: "button", "aria-pressed": String(state.step === i), title: "Show what this pass changed", onclick: () => { state.step = i; views.passes(); } },
-        h("span.plus", null, `+${t.added} `), h("span.minus", null, `−${t.removed} `), h("span.tilde", null, `~${t.changed}`)));
+        h("span.plus", null, `+${t.added} `), h("span.minus", null, `−${t.removed} `), h("span.tilde", null, `~${t.changed}`), fusedStage(stage) ? h("span", null, " grouped") : null));
     }
     const kernels = stage.groups.filter((g) => g.kind === "kernel").length;
     const ops = stage.nodes.filter((n) => n.kind === "op").length;
@@ -66,7 +66,7 @@ function sideBySide(before, after) {
   for (const [b, a] of after.lines) {
     const left = b >= 0 ? before.nodes[b] : null, right = a >= 0 ? after.nodes[a] : null;
     const row = {
-      left: left && left.kind !== "input" ? left : null, right: right && right.kind !== "input" ? right : null,
+      left: left && left.kind !== "input" && !left.hidden ? left : null, right: right && right.kind !== "input" && !right.hidden ? right : null,
       leftKind: left && before.after[b].length === 0 ? "removed" : "", rightKind: right ? changeOf(right) || (twice.has(a) ? "again" : "") : "",
     };
     if (!row.left && !row.right) continue;
@@ -121,7 +121,7 @@ views.kernels = () => {
     const lines = [...new Set(rows.map(lineOf).filter(Boolean))];
     const note = rows.map((n) => n.loc[3]).filter(Boolean).pop();
     list.append(h(`button.s${side}`, { type: "button", "aria-pressed": String(state.kernel === k), onclick: () => { state.kernel = k; choose({ kernel: k }); views.kernels(); } },
-      h("span.right", null, time ? duration(time.seconds) : kernel.steps.length > 1 ? `${kernel.steps.length} calls` : ""),
+      h("span.right", null, time ? briefly(time.seconds) : kernel.steps.length > 1 ? `${kernel.steps.length} calls` : ""),
       h("b", null, kernel.name), h("small", null, kernel.what || ""), h("small", null, [lines.slice(0, 3).join(", ") + (lines.length > 3 ? " …" : ""), note].filter(Boolean).join(" · "))));
   });
   const kernel = data.kernels[state.kernel];

@@ -23,7 +23,7 @@ views.memory = () => {
   const place = $("memory");
   const m = data.memory;
   if (!m) { place.replaceChildren(h("h2", null, "Memory"), h("p.empty", null, "An interpreted program has no memory plan.")); return; }
-  const tensors = m.tensors.map(([name, kind, type, size, offset, first, last]) => ({ name, kind, type, size, offset, first, last }));
+  const tensors = m.tensors.map(([name, kind, type, size, offset, first, last, what]) => ({ name, kind, type, size, offset, first, last, what }));
   const [peak, most] = m.peak;
   const atPeak = tensors.filter((t) => t.offset !== null && t.first <= peak && peak <= t.last).sort((a, b) => b.size - a.size);
   const largest = Math.max(...m.kinds.map(([, n]) => n), 1);
@@ -34,7 +34,7 @@ views.memory = () => {
       h("p", null, "Each box is a tensor: steps of the program to the right, its place in the arena upwards.", m.used.length ? ` Most is alive at step ${peak} (${m.steps[peak]?.kernel ?? ""}): ${bytes(most)}.` : ""),
       arenaChart(m, tensors, peak, atPeak)),
     h(".card.tall", null, h("h2", { style: "padding:14px 16px 4px" }, `Alive at the peak (step ${peak})`), sorted([
-      ["bytes", (t) => count(t.size), (t) => t.size, "num"], ["tensor", (t) => h("b", null, `%${t.name}`)], ["type", (t) => h("span.mono", null, t.type)], ["kind", (t) => h(`span.s${KIND_SIDE[t.kind] ?? 2}`, null, t.kind), (t) => t.kind], ["steps", (t) => `${t.first} .. ${t.last}`], ["made by", (t) => m.steps[t.first]?.kernel ?? ""],
+      ["bytes", (t) => count(t.size), (t) => t.size, "num"], ["tensor", (t) => h("b", null, `%${t.name}`)], ["type", (t) => h("span.mono", null, t.type)], ["kind", (t) => h(`span.s${KIND_SIDE[t.kind] ?? 2}`, null, t.kind), (t) => t.kind], ["steps", (t) => `${t.first} .. ${t.last}`], ["made by", (t) => m.steps[t.first]?.kernel ?? ""], ["what it is", (t) => t.what],
     ], atPeak, 0, (t) => chooseStep(t.first))),
     h(".card", null, h("h2", null, "By kind"), h("table", null, h("tbody", null, m.kinds.map(([kind, n, what]) => h("tr", null, h("td", null, h(`b.s${KIND_SIDE[kind] ?? 2}`, null, kind)), h("td.num", null, count(n)), h("td", { style: "width:30%" }, h(`span.bar.s${KIND_SIDE[kind] ?? 2}`, { style: `width:${100 * n / largest}%` })), h("td.wide", null, what)))))),
     h(".card.tall", null, h("h2", { style: "padding:14px 16px 4px" }, "Every tensor"), sorted([
@@ -60,11 +60,11 @@ function arenaChart(m, tensors, peak, atPeak) {
   for (const t of tensors) {
     if (t.offset === null || !t.size) continue;
     const w = x(t.last + 1) - x(t.first), hgt = y(t.offset) - y(t.offset + t.size);
-    const text = `%${t.name}: ${t.type}, ${t.kind}\n${count(t.size)} bytes at ${count(t.offset)}, steps ${t.first} .. ${t.last}`;
+    const text = `%${t.name}: ${t.type}, ${t.kind}\n${t.what ? `${t.what}\n` : ""}${count(t.size)} bytes at ${count(t.offset)}, steps ${t.first} .. ${t.last}`;
     const box = svg("rect", { class: "go", x: x(t.first) + 0.5, y: y(t.offset + t.size), width: Math.max(1, w - 1), height: Math.max(0.75, hgt - 0.75), rx: 2, fill: sideColour(KIND_SIDE[t.kind] ?? 2), opacity: named.has(t) ? 0.85 : 0.38,
       onclick: () => chooseStep(t.first), onpointermove: (event) => showTip(text, event), onpointerleave: hideTip });
     chart.append(box);
-    const label = `${t.name} ${t.type}`, room = w - 10;
+    const label = `${t.name}  ${t.what ? t.what.split(", ").slice(0, 2).join(", ") : t.type}`, room = w - 10;
     const font = "600 11px system-ui, sans-serif";
     if (hgt > 15 && room > 26) {
       const shown = textWidth(label, font) <= room ? label : textWidth(t.name, font) <= room ? t.name : "";
@@ -98,7 +98,7 @@ views.profile = () => {
     h(".card", null, h("h2", null, "Time of each kernel"), h("p", null, "The bar's light end is the 10th to 90th percentile."), timeBars(steps, most)),
     h(".card", null, h("h2", null, "Roofline"), h("p", null, "A dot is a kernel, its size the share of time. Dots left of the corner are bound by memory; a kernel whose arrays are in a cache may pass the slanted roof."), roofline(p, steps)),
     h(".card.tall", null, h("h2", { style: "padding:14px 16px 4px" }, "Numbers"), sorted([
-      ["kernel", (s) => h(`b.s${s.side}`, null, s.kernel), (s) => s.kernel], ["time", (s) => (s.known ? duration(s.seconds) : `< ${duration(p.tick)}`), (s) => s.seconds, "num"], ["share", (s) => `${s.percent.toFixed(1)} %`, (s) => s.percent, "num"],
+      ["kernel", (s) => h(`b.s${s.side}`, null, s.kernel), (s) => s.kernel], ["time", (s) => briefly(s.seconds), (s) => s.seconds, "num"], ["share", (s) => `${s.percent.toFixed(1)} %`, (s) => s.percent, "num"],
       ["GFLOP/s", (s) => (s.known ? s.flops.toFixed(1) : ""), (s) => s.flops, "num"], ["of peak", (s) => (s.known ? `${s.percent_of_peak.toFixed(0)} %` : ""), (s) => s.percent_of_peak, "num"], ["of bandwidth", (s) => (s.known ? `${s.percent_of_bandwidth.toFixed(0)} %` : ""), (s) => s.percent_of_bandwidth, "num"],
       ["bound", (s) => (s.known ? s.bound : "")], ["what", (s) => s.what], ["line", (s) => (s.loc.file ? `${fileName(s.loc.file)}:${s.loc.line}` : "")],
     ], steps, 1, (s) => s.k >= 0 && chooseStep(s.position))),
@@ -117,7 +117,7 @@ function timeBars(steps, most) {
       svg("text", { class: "strong", x: L - 10, y: y + 16, "text-anchor": "end" }, shorten(s.kernel, "600 11px system-ui", L - 20)),
       svg("rect", { x: L, y: y + 5, width: Math.max(1, x(s.high) - L), height: 14, rx: 3, fill: sideColour(s.side), opacity: 0.22 }),
       svg("rect", { x: L, y: y + 5, width: Math.max(1, x(s.seconds) - L), height: 14, rx: 3, fill: sideColour(s.side) }),
-      svg("text", { x: x(Math.max(s.high, s.seconds)) + 8, y: y + 16 }, `${s.known ? duration(s.seconds) : `< ${duration(data.profile.tick)}`}  ${s.percent.toFixed(1)} %`)));
+      svg("text", { x: x(Math.max(s.high, s.seconds)) + 8, y: y + 16 }, `${briefly(s.seconds)}  ${s.percent.toFixed(1)} %`)));
   });
   return h("div", null, chart, steps.length > shown.length ? h("small.empty", null, `the ${shown.length} costliest of ${steps.length}`) : null);
 }

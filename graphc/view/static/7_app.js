@@ -41,7 +41,7 @@ function setStage(index, still) {
   tools();
   arrangeGraph();
   if (following) go(following);
-  else { if (!still) choose(null); fit(); }
+  else { if (!still) choose(null); open(); }
 }
 /** The node of another stage that stands for this one. */
 function follow(node, index) {
@@ -198,10 +198,10 @@ function start() {
   show("graph");
   tools();
   arrangeGraph();
-  fit();
+  open();
   views.inspector();
   window.graphcView = { // for tests and for the console
-    state, stages, data, choose, go, fit, setStage, camera,
+    state, stages, data, choose, go, fit, setStage, camera, fate,
     screen: (node) => { const b = picture.box(picture.shownAs(node)); const r = canvas.getBoundingClientRect(); const [x, y] = toScreen(b.x + b.w / 2, b.y + b.h / 2); return [x + r.left, y + r.top]; },
     boxes: () => picture.boxes.map((b) => ({ key: b.key, x: b.x, y: b.y, w: b.w, h: b.h, side: b.side, closed: Boolean(b.closed), parent: b.parent.key, node: b.node?.id })),
     paint: () => { const t = performance.now(); paint(); return performance.now() - t; },
