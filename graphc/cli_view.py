@@ -72,7 +72,7 @@ def _view(arguments: argparse.Namespace) -> int:
             # the command that runs graphs reads the same files
             from graphc.cli import matching_arrays, read_npz
 
-            drawn = arrays = matching_arrays(compiled.graph, read_npz(arguments.inputs))
+            drawn = arrays = matching_arrays(compiled.graph, read_npz(arguments.inputs), float64=False)
         args = compiled.nested(drawn)
     note = "" if arguments.inputs or not arguments.profile else _DRAWN
     write_report(compiled, output, args, arguments.profile, arrays, note)
@@ -90,6 +90,10 @@ def _compiled(arguments: argparse.Namespace) -> CompiledFunction:
 
     donate = [name.strip() for name in arguments.donate.split(",") if name.strip()]
     specs = [spec_of(text) for text in arguments.specs]
+    if arguments.source.endswith(".py"):
+        raise ArgumentError(
+            f"view: expected a .gir file or FILE.py:NAME, got {arguments.source!r} without a name"
+        )
     if not _names_python(arguments.source):
         return compile(load_graph(arguments.source), *specs, donate=donate, target=arguments.target)
     from graphc.cli_source import named_in_file

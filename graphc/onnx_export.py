@@ -81,9 +81,7 @@ def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
     inputs = [_info(names[v], v.type) for v in graph.inputs]
     made = helper.make_graph(writer.nodes, graph.name or "graph", inputs, outputs, writer.constants)
     domains = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if writer.custom else [])]
-    model = helper.make_model(
-        made, producer_name="graphc", opset_imports=domains, ir_version=_IR_VERSION
-    )
+    model = helper.make_model(made, producer_name="graphc", opset_imports=domains, ir_version=_IR_VERSION)
     onnx.checker.check_model(model)
     return model
 
@@ -142,7 +140,9 @@ class _Writer:
         self._taken.add(name)
         return name
 
-    def emit(self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: object) -> str:
+    def emit(
+        self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: object
+    ) -> str:
         """Adds a node and gives its result's name: a fresh one where none is asked for."""
         from onnx import helper
 
@@ -297,7 +297,10 @@ def _scatter_add(w: _Writer, node: Node, operands: list[str]) -> None:
     x, indices, updates = node.operands
     axis, count = node.int("axis"), indices.type.rank
     to_front = [axis, *(i for i in range(x.type.rank) if i != axis)]
-    moved = [*range(axis, axis + count), *(i for i in range(updates.type.rank) if not axis <= i < axis + count)]
+    moved = [
+        *range(axis, axis + count),
+        *(i for i in range(updates.type.rank) if not axis <= i < axis + count),
+    ]
     base, added = operands[0], operands[2]
     if axis:
         base = w.emit("Transpose", [base], perm=to_front)

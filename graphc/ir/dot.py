@@ -30,9 +30,7 @@ def to_dot(graph: Graph) -> str:
     """
     writer = _Writer()
     lines = [f"digraph {_quoted(graph.name)} {{"]
-    lines.append(
-        f'  node [shape=box, style=rounded, fontname="Helvetica", fontsize=11, color="{_FORWARD}"];'
-    )
+    lines.append(f'  node [shape=box, style=rounded, fontname="Helvetica", fontsize=11, color="{_FORWARD}"];')
     writer.graph(graph, {}, "  ")
     return "\n".join([*lines, *writer.lines, *writer.edges, "}"])
 
@@ -63,16 +61,12 @@ class _Writer:
                 self._open(str(node.attrs.get("kind", node.op.name)), "solid", indent)
                 inner = self.graph(region, given, indent + "  ")
                 self.lines.append(f"{indent}}}")
-                names.update(
-                    (v, inner[o]) for v, o in zip(node.results, region.outputs, strict=True)
-                )
+                names.update((v, inner[o]) for v, o in zip(node.results, region.outputs, strict=True))
                 continue
             name = f"n{self._nodes}"
             self._nodes += 1
             names.update((v, name) for v in node.results)
-            what = (
-                f"const {print_attr(node.attrs['value'])}" if node.op.name == "const" else node.op.name
-            )
+            what = f"const {print_attr(node.attrs['value'])}" if node.op.name == "const" else node.op.name
             style = f", color={_quoted(_BACKWARD)}" if node.loc.note.startswith("d ") else ""
             style += ", peripheries=2" if node in returned else ""
             style += ', style="rounded,bold"' if node.attrs.get("diagonal") else ""

@@ -50,9 +50,7 @@ def interpret(
     return [np.array(a, order="C") for a in _run(graph, given, float64, seen)]
 
 
-def _run(
-    graph: Graph, arrays: Sequence[np.ndarray], float64: bool, seen: Seen | None
-) -> list[np.ndarray]:
+def _run(graph: Graph, arrays: Sequence[np.ndarray], float64: bool, seen: Seen | None) -> list[np.ndarray]:
     values = dict(zip(graph.inputs, arrays, strict=True))
     if seen is not None:
         for value, array in values.items():

@@ -101,7 +101,11 @@ def _of(stage: Json, name: str) -> list[Json]:
 
 
 def _stage(
-    view: StageView, comparison: Comparison | None, ranges: dict[int, list[object]], locs: _Table, types: _Table
+    view: StageView,
+    comparison: Comparison | None,
+    ranges: dict[int, list[object]],
+    locs: _Table,
+    types: _Table,
 ) -> Json:
     rows = [_row(row, locs, types, ranges.get(i)) for i, row in enumerate(view.rows)]
     if comparison is not None:
@@ -251,9 +255,18 @@ def _memory(compiled: CompiledFunction) -> Json:
         if isinstance(step_, CallStep):
             for buffer, value in zip(step_.writes, step_.region.outputs, strict=True):
                 loc = value.node.loc
-                parts = (value.node.op.name, loc.note, loc.scope, f"{Path(loc.file).name}:{loc.line}" if loc.file else "")
+                parts = (
+                    value.node.op.name,
+                    loc.note,
+                    loc.scope,
+                    f"{Path(loc.file).name}:{loc.line}" if loc.file else "",
+                )
                 what[buffer.name] = ", ".join(filter(None, parts))
-    used = [sum(t.bytes for t in memory.alive(i)) for i in range(len(memory.steps))] if len(memory.steps) <= 2000 else []
+    used = (
+        [sum(t.bytes for t in memory.alive(i)) for i in range(len(memory.steps))]
+        if len(memory.steps) <= 2000
+        else []
+    )
     step, most = memory.peak if used else (0, 0)
     return {
         "arena": memory.arena_bytes,
@@ -296,8 +309,12 @@ def drawn_arrays(compiled: CompiledFunction, seed: int = 0) -> list[np.ndarray]:
     return found
 
 
-def measured_profile(compiled: CompiledFunction, args: Sequence[object], seconds: float = _SECONDS) -> Profile:
+def measured_profile(
+    compiled: CompiledFunction, args: Sequence[object], seconds: float = _SECONDS
+) -> Profile:
     """A profile on these arguments. Raises `ArgumentError` where there is no native code to time."""
     if not compiled.native:
-        raise ArgumentError(f"{compiled.graph.name}: view: expected a compiled function to profile, got the interpreter")
+        raise ArgumentError(
+            f"{compiled.graph.name}: view: expected a compiled function to profile, got the interpreter"
+        )
     return compiled.profile(*args, seconds=seconds)

@@ -20,7 +20,15 @@ from graphc.view.data import Json, measured_profile, page_data
 if TYPE_CHECKING:
     from graphc.compiler import CompiledFunction
 
-SCRIPTS = ("1_program.js", "2_layout.js", "3_canvas.js", "4_inspector.js", "5_passes.js", "6_charts.js", "7_app.js")
+SCRIPTS = (
+    "1_program.js",
+    "2_layout.js",
+    "3_canvas.js",
+    "4_inspector.js",
+    "5_passes.js",
+    "6_charts.js",
+    "7_app.js",
+)
 
 
 def write_report(
