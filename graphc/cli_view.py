@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from graphc.errors import ArgumentError, ArtifactError, GraphcError
 
@@ -104,17 +104,19 @@ def _compiled(arguments: argparse.Namespace) -> CompiledFunction:
         if error.__cause__ is not None:
             _print_own_traceback(error.__cause__)
         raise
+    given: list[object] = [*specs]
+    names: list[str | int] = [*donate]
     if isinstance(what, Entry):
-        what, specs, donate = what.function, specs or list(what.specs), donate or list(map(str, what.donate))
+        given, names, what = given or [*what.specs], names or [*what.donate], what.function
     if isinstance(what, CompiledFunction):
-        if specs or donate:
+        if given or names:
             raise ArgumentError("view: a compiled function has its types: expected no --specs or --donate")
         return what
     if not (isinstance(what, (Graph, Module)) or callable(what)):
         raise ArgumentError(f"view: expected a function, a graph or a model, got {type(what).__name__}")
     if not isinstance(what, Graph):
-        specs = specs or cast("list", annotated_specs(what))
-    return compile(what, *specs, donate=donate, target=arguments.target)
+        given = given or annotated_specs(what)
+    return compile(what, *given, donate=names, target=arguments.target)
 
 
 def _names_python(source: str) -> bool:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Union, cast
 
 import numpy as np
 
@@ -244,7 +244,7 @@ class CompiledFunction:
         Those of parameters that the function took from modules are left out: a call reads them from there.
         """
         inputs = self._traced.inputs
-        return tuple(inputs.unflatten(list(arrays[: inputs.size])))  # type: ignore[call-overload, no-any-return]
+        return cast("tuple[object, ...]", inputs.unflatten(list(arrays[: inputs.size])))
 
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced

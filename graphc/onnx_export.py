@@ -23,7 +23,9 @@ from graphc.ir.printer import print_attr, value_names
 from graphc.ir.types import TensorType
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from typing import Any
+
+    from onnx import ModelProto, NodeProto, TensorProto
 
 OPSET = 18
 DOMAIN = "graphc"
@@ -37,7 +39,12 @@ _SAME = {
     "pow": "Pow", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sigmoid": "Sigmoid", "erf": "Erf",
     "stop_gradient": "Identity",
 }  # fmt: skip
-_LOGIC = {"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"), "xor": ("Xor", "BitwiseXor"), "not": ("Not", "BitwiseNot")}  # fmt: skip
+_LOGIC = {  # of bools, of integers
+    "and": ("And", "BitwiseAnd"),
+    "or": ("Or", "BitwiseOr"),
+    "xor": ("Xor", "BitwiseXor"),
+    "not": ("Not", "BitwiseNot"),
+}
 
 
 def to_onnx(graph: Graph, path: str | os.PathLike[str], custom_ops: bool = False) -> None:
@@ -126,7 +133,7 @@ class _Writer:
 
     def __init__(self, taken: set[str]) -> None:
         self.nodes: list[NodeProto] = []
-        self.constants: list[object] = []
+        self.constants: list[TensorProto] = []
         self.custom = False
         self.node: Node | None = None
         self.result = ""
@@ -140,9 +147,7 @@ class _Writer:
         self._taken.add(name)
         return name
 
-    def emit(
-        self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: object
-    ) -> str:
+    def emit(self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: Any) -> str:
         """Adds a node and gives its result's name: a fresh one where none is asked for."""
         from onnx import helper
 
@@ -183,7 +188,9 @@ def _write_custom(w: _Writer, node: Node, operands: list[str], results: list[str
     from onnx import helper
 
     w.custom = True
-    attrs = {k: v if isinstance(v, (int, float, str)) else print_attr(v) for k, v in node.attrs.items()}
+    attrs: dict[str, Any] = {
+        k: v if isinstance(v, (int, float, str)) else print_attr(v) for k, v in node.attrs.items()
+    }
     made = helper.make_node(node.op.name, operands, results, name=results[0], domain=DOMAIN, **attrs)
     made.doc_string = repr(node.loc)
     w.nodes.append(made)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from viewed_model import training_step
 
 import graphc
 from graphc import f32
@@ -23,7 +24,6 @@ from graphc.view.compare import compare
 from graphc.view.data import page_data
 from graphc.view.report import page_text
 from graphc.view.stages import BACKWARD, FORWARD, LARGE, UPDATE, stage_view
-from viewed_model import training_step
 
 
 def data_of(page: str) -> dict:  # type: ignore[type-arg]
@@ -185,7 +185,13 @@ def test_source_lines_are_in_the_page(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- the file
 
 
-NASTY = ['</script><script>alert(1)</script>', 'a "b" \'c\' <i>&amp;</i>', "Ω 漢字 \u2028 😀", "@@data@@", "\\u003c"]  # fmt: skip
+NASTY = [
+    "</script><script>alert(1)</script>",
+    "a \"b\" 'c' <i>&amp;</i>",
+    "Ω 漢字 \u2028 😀",
+    "@@data@@",
+    "\\u003c",
+]
 
 
 def nasty_graph() -> Graph:
@@ -312,9 +318,8 @@ def test_a_file_that_raises_shows_its_own_traceback(here: Path, capsys: pytest.C
 def test_a_closed_pipe_is_no_error_of_ours(here: Path) -> None:
     command = f'"{sys.executable}" -m graphc view chain.gir -o r.html | true'
     root = str(Path(graphc.__file__).parent.parent)
-    done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "GRAPHC_CACHE": "off"}, check=False
-    )  # fmt: skip
+    environment = {"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "GRAPHC_CACHE": "off"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=False)
     assert done.stderr == "" and (here / "r.html").exists()
 
 

@@ -182,8 +182,9 @@ def test_modules_and_kernels_close_and_open(page: Page) -> None:
     )
     before = len(page.js("return graphcView.boxes()"))
     x, y = page.js(
-        "const b = graphcView.boxes().find(b => b.key === 'g' + arguments[0]), c = graphcView.camera, r = document.getElementById('canvas').getBoundingClientRect();"
-        "c.x = b.x - 200; c.y = b.y - 200; return [(b.x + 12 - c.x) * c.zoom + r.left, (b.y + 12 - c.y) * c.zoom + r.top]",
+        "const b = graphcView.boxes().find(b => b.key === 'g' + arguments[0]), c = graphcView.camera;"
+        "const r = document.getElementById('canvas').getBoundingClientRect(); c.x = b.x - 200; c.y = b.y - 200;"
+        "return [(b.x + 12 - c.x) * c.zoom + r.left, (b.y + 12 - c.y) * c.zoom + r.top]",
         group,
     )
     page.click_at(x, y)

@@ -13,7 +13,6 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir.graph import Attr, Attrs, Graph, Node
 from graphc.ir.types import DType, TensorType, f64
 
-
 # is called with each node, inputs and those of regions included, and its results
 Seen = Callable[[Node, Sequence[np.ndarray]], None]
 

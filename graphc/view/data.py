@@ -10,6 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def page_data(
     ('f', ['traced', 'simplified', 'fused'], 1)
     """
     views = [stage_view(name, graph) for name, graph in compiled.stages.items()]
-    changes = [compare(a, b) for a, b in zip(views, views[1:], strict=False)]
+    changes = [compare(a, b) for a, b in pairwise(views)]
     locs, types = _Table(), _Table()
     stages: list[Json] = []
     for number, view in enumerate(views):
@@ -258,7 +259,7 @@ def _memory(compiled: CompiledFunction) -> Json:
                 parts = (
                     value.node.op.name,
                     loc.note,
-                    loc.scope,
+                    loc.scope and f"in {loc.scope}",
                     f"{Path(loc.file).name}:{loc.line}" if loc.file else "",
                 )
                 what[buffer.name] = ", ".join(filter(None, parts))
@@ -273,7 +274,10 @@ def _memory(compiled: CompiledFunction) -> Json:
         "total": memory.total_bytes,
         "arguments": memory.argument_bytes,
         "kinds": [[k, n, KINDS[k]] for k, n in memory.by_kind.items() if n],
-        "tensors": [[t.name, t.kind, t.type, t.bytes, t.offset, t.first, t.last, what.get(t.name, "")] for t in memory.tensors],
+        "tensors": [
+            [t.name, t.kind, t.type, t.bytes, t.offset, t.first, t.last, what.get(t.name, "")]
+            for t in memory.tensors
+        ],
         "steps": [
             {
                 "kernel": name,

@@ -73,4 +73,4 @@ def page_text(data: Json) -> str:
 
 @cache
 def _static(name: str) -> str:
-    return resources.files("graphc.view").joinpath("static", name).read_text(encoding="utf-8")
+    return (resources.files("graphc.view") / "static" / name).read_text(encoding="utf-8")

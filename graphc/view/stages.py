@@ -144,7 +144,7 @@ def _set_sides(view: StageView) -> None:
     """What is no derivative and depends on one is an update; an input is on the side that first reads it."""
     rows = view.rows
     first: dict[int, int] = {}
-    for i, row in enumerate(rows):
+    for row in rows:
         if row.side == FORWARD and any(rows[r].side != FORWARD for r, _ in row.operands):
             row.side = UPDATE
     for i in reversed(range(len(rows))):
@@ -192,10 +192,10 @@ def _set_groups(view: StageView) -> None:
                 if key in reached[r]:
                     # a path that was in the group and has left it may not come back: a new group begins
                     instance = max(instance, reached[r][key] + (not _within(view, r, made, key, reached)))
-            found = made.get((*key, instance))
+            found = made.get(_slot(key, instance))
             if found is None:
                 view.groups.append(Group(label, "module", parent, side))
-                found = made[(*key, instance)] = len(view.groups) - 1
+                found = made[_slot(key, instance)] = len(view.groups) - 1
             seen[key] = max(seen.get(key, 0), instance)
             parent = found
         reached.append(seen)
@@ -208,6 +208,10 @@ def _set_groups(view: StageView) -> None:
         _make_runs(view)
 
 
+def _slot(key: tuple[int, str, int], instance: int) -> tuple[int, str, int, int]:
+    return (*key, instance)
+
+
 def _within(
     view: StageView,
     row: int,
@@ -216,7 +220,7 @@ def _within(
     reached: list[dict[tuple[int, str, int], int]],
 ) -> bool:
     group = view.rows[row].group
-    target = made[(*key, reached[row][key])]
+    target = made[_slot(key, reached[row][key])]
     while group >= 0 and group != target:
         group = view.groups[group].parent
     return group == target

@@ -256,8 +256,8 @@ function drawing(stage, collapsed) {
     if (box.node) return;
     if (box.closed) {
       box.label = shorten(groupTitle(stage, box.group), FONTS.head, 250);
-      box.under = shorten(box.group.kind === "module" ? plural(box.group.size, "op") : box.group.detail, FONTS.small, 250);
-      box.w = Math.max(96, textWidth(box.label, FONTS.head) + 46, textWidth(box.under, FONTS.small) + 28);
+      box.under = shorten(box.group.kind === "module" ? [...kernelsIn(stage, box.group), plural(box.group.size, "op")].join(", ") : box.group.detail, FONTS.small, 250);
+      box.w = Math.max(96, textWidth(box.label, FONTS.head) + 46, textWidth(box.under, FONTS.small) + 42);
       box.h = 46;
       return;
     }
@@ -353,6 +353,9 @@ function inputHome(stage, node) {
     if (group.kind === "module" && group.s === node.s && `.${node.n}`.includes(`.${group.label}.`)) return g;
   }
   return -1;
+}
+function kernelsIn(stage, group) {
+  return group.groups.flatMap((g) => (stage.groups[g].k !== undefined ? [data.kernels[stage.groups[g].k].name] : kernelsIn(stage, stage.groups[g])));
 }
 function groupTitle(stage, group) {
   return group.k !== undefined ? data.kernels[group.k].name : group.label;

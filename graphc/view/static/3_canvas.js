@@ -104,11 +104,15 @@ function paint() {
   for (const b of boxes) if (b.group && !b.closed) paintGroup(b, z, b === chosen);
   paintEdges(z, chosen, [x0, y0, x1, y1]);
   for (const b of boxes) if (b.node || b.closed) paintBox(b, z, b === chosen, near.has(b));
-  for (const b of boxes) if (b.group && !b.closed) paintHead(b, z, y0);
+  for (const b of boxes) if (b.group && !b.closed) paintHead(b, z);
   paper.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const headings = [];
   for (const column of picture.columns) { // above each column, always readable
     if (picture.columns.length < 2) break;
-    const [x, y] = toScreen((column.x + column.right) / 2, column.y);
+    const [x, top] = toScreen((column.x + column.right) / 2, column.y);
+    const crowded = headings.some(([px, py]) => Math.abs(px - x) < 84 && Math.abs(py - top) < 16);
+    const y = crowded ? top - 16 : top;
+    headings.push([x, y]);
     if (x < -100 || x > w + 100) continue;
     paper.font = `600 12px ${SANS}`;
     paper.textAlign = "center";
@@ -204,32 +208,26 @@ function paintGroup(b, z, chosen) {
   paper.globalAlpha = 1;
 }
 function paintHead(b, z) {
-  const scale = b.parent.root ? Math.min(Math.max(1, 0.62 / z), Math.max(1, b.w / 130), 5) : 1; // stays readable when the picture is small
-  const text = `${groupTitle(currentStage(), b.group)}`;
-  paper.save();
-  paper.translate(b.x, b.y);
-  if (z * scale > 0.3) {
-    paper.scale(scale, scale);
-    paper.fillStyle = colours.side[b.side];
-    paper.font = FONTS.head;
-    const shown = shorten(text, FONTS.head, b.w / scale - 34);
-    if (scale > 1.3) { // over what is below it
-      paper.globalAlpha = 0.85;
-      paper.fillStyle = colours.panel;
-      paper.beginPath(); paper.roundRect(4, 3, textWidth(shown, FONTS.head) + 28, 21, 5); paper.fill();
-      paper.globalAlpha = 1;
-      paper.fillStyle = colours.side[b.side];
-    }
-    paper.fillText("▾", 9, 18);
-    paper.fillText(shown, 24, 18);
-    if (b.group.kind === "kernel" && scale === 1) {
-      const used = 24 + textWidth(shown, FONTS.head) + 9;
-      paper.fillStyle = colours.muted;
-      paper.font = FONTS.small;
-      if (b.w - used > 60) paper.fillText(shorten(b.group.detail, FONTS.small, b.w - used - 10), used, 18);
-    }
+  const text = groupTitle(currentStage(), b.group);
+  paper.fillStyle = colours.side[b.side];
+  if (z < 0.5) { // too small for its own line: beside the box, at a size that can be read
+    if (!b.parent.root || b.h * z < 16) return;
+    const size = 11 / z, left = b.side === 0;
+    paper.font = `600 ${size}px ${SANS}`;
+    paper.textAlign = left ? "right" : "left";
+    paper.fillText(text, left ? b.x - size / 2 : b.x + b.w + size / 2, b.y + size);
+    paper.textAlign = "left";
+    return;
   }
-  paper.restore();
+  paper.font = FONTS.head;
+  const shown = shorten(text, FONTS.head, b.w - 34);
+  paper.fillText("▾", b.x + 9, b.y + 18);
+  paper.fillText(shown, b.x + 24, b.y + 18);
+  const used = 24 + textWidth(shown, FONTS.head) + 9;
+  if (b.group.kind !== "kernel" || b.w - used < 60) return;
+  paper.fillStyle = colours.muted;
+  paper.font = FONTS.small;
+  paper.fillText(shorten(b.group.detail, FONTS.small, b.w - used - 10), b.x + used, b.y + 18);
 }
 function paintBox(b, z, chosen, near) {
   const { x, y, w, h } = b;

@@ -42,7 +42,7 @@ views.passes = () => {
   place.append(h(".controls", null, h("label", null, only, "only what changed"),
     h("span", null, h("span.plus", null, `${t.added} added`), " · ", h("span.minus", null, `${t.removed} removed`), " · ", h("span.tilde", null, `${t.changed} changed`),
       t.again ? ` · ${t.again} computed again in another kernel` : ""),
-    h("span", null, "n and p go to the next and previous change")));
+    h("span", null, "↕ moved · n and p go to the next and previous change")));
   const rows = sideBySide(before, after);
   const scroll = h(".scroll", { tabindex: 0 });
   const space = h("div", { style: `height:${rows.length * ROW}px;position:relative` });
@@ -93,7 +93,8 @@ function drawRow(row, position) {
     const text = rowText(node);
     const cell = h(`div.side${node.s}${kind ? `.${kind}` : ""}${chosen ? ".on" : ""}`, { title: text, onclick: () => { choose({ stage: node.stage, node: node.id }); views.passes.draw(); } });
     const [head, ...type] = text.split(" : ");
-    cell.append(`${{ added: "+ ", removed: "− ", changed: "~ ", again: "× " }[kind] || "  "}${head}`, h("em", null, ` : ${type.join(" : ")}`));
+    const alone = !row.left || !row.right;
+    cell.append(`${{ added: "+ ", removed: "− ", changed: "~ ", again: "× " }[kind] || (alone ? "↕ " : "  ")}${head}`, h("em", null, ` : ${type.join(" : ")}`));
     made.append(cell);
   }
   return made;
