@@ -330,3 +330,12 @@ def test_dot_has_the_modules_and_escapes_names() -> None:
     assert text.count("{") == text.count("}") and text.count(" -> ") == len(NASTY)
     fused = training_step().fused.dot()
     assert fused.count("subgraph cluster_") >= len(training_step().fused.nodes)
+
+
+def test_products_of_one_line_are_not_taken_for_each_other() -> None:
+    compiled = training_step()
+    old, new = (stage_view(s, compiled.stages[s]) for s in ("traced", "simplified"))
+    for after, before in enumerate(compare(old, new).pairs):
+        if before >= 0:
+            a, b = old.rows[before], new.rows[after]
+            assert (a.label, a.diagonal, a.node.types) == (b.label, b.diagonal, b.node.types)

@@ -1,14 +1,15 @@
 """What a pass changed: the nodes of two graphs paired by structure, and their rows side by side.
 
 In: two `StageView`s. Out: a `Comparison`. Names don't count. A node is *the same* where its op, attributes and operands are;
-*changed* where a node of the same op, type and source line reads other operands; the others were added or removed.
+*changed* where a node of the same op, type and source line reads one of the same operands, or is the only one of its kind;
+the others were added or removed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from graphc.ir.graph import attr_key
@@ -49,24 +50,33 @@ def compare(before: StageView, after: StageView) -> Comparison:
     pairs = [-1] * len(after.rows)
     taken: set[int] = set()
 
-    def pair(key: Callable[[Row, list[Hashable]], Hashable], whole: bool) -> None:
-        """Pairs what is left of both sides by equal keys; `whole` keys count even for a row that is taken already."""
-        places: defaultdict[Hashable, list[int]] = defaultdict(list)
+    def whole(key: Callable[[Row, list[Hashable]], Hashable]) -> None:
+        """Pairs rows of which all that is above them is the same, one that is computed again in a second kernel too."""
+        places = _places(before.rows, key, range(len(before.rows)))
         digests: list[Hashable] = []
-        for i, row in enumerate(before.rows):
-            digests.append(key(row, digests))
-            if i not in taken:
-                places[digests[-1]].append(i)
-        digests = []
         for i, row in enumerate(after.rows):
             digests.append(key(row, digests))
-            if pairs[i] >= 0:
-                continue
             found = places.get(digests[-1])
             if found:
-                # a row that fusion computes again in a second kernel is the same as the first
-                pairs[i] = found[0] if whole and len(found) == 1 else found.pop(0)
+                pairs[i] = found[0] if len(found) == 1 else found.pop(0)
                 taken.add(pairs[i])
+
+    def alike(key: Callable[[Row, list[Hashable]], Hashable]) -> None:
+        """Pairs what is left by equal keys, where an operand is shared or nothing else has the key."""
+        left = [i for i, p in enumerate(pairs) if p < 0]
+        places = _places(before.rows, key, [i for i in range(len(before.rows)) if i not in taken])
+        number = Counter(key(after.rows[i], []) for i in left)
+        for i in left:
+            own = key(after.rows[i], [])
+            found = places.get(own, [])
+            read = {pairs[r] for r, _ in after.rows[i].operands if after.rows[r].kind != "const"}
+            match = next((b for b in found if read & {r for r, _ in before.rows[b].operands}), None)
+            if match is None and len(found) == number[own] == 1:
+                match = found[0]
+            if match is not None:
+                pairs[i] = match
+                found.remove(match)
+                taken.add(match)
 
     numbers: dict[Hashable, int] = {}
 
@@ -76,10 +86,9 @@ def compare(before: StageView, after: StageView) -> Comparison:
         content = (_content(row), tuple((digests[r], i) for r, i in row.operands))
         return numbers.setdefault(content, len(numbers))  # a number stands for all that is above the node
 
-    pair(structure, True)
-    # from the most certain on: op, type and line with attributes and note; without them; all but the line
-    pair(lambda row, _: ("", _content(row), row.node.loc), False)
-    pair(lambda row, _: ("", row.node.op.name, row.node.types, row.node.loc.file, row.node.loc.line), False)
+    whole(structure)
+    alike(lambda row, _: (_content(row), row.node.loc))
+    alike(lambda row, _: (row.label, row.node.types, row.diagonal, row.node.loc))
     changed = frozenset(
         i
         for i, p in enumerate(pairs)
@@ -91,6 +100,18 @@ def compare(before: StageView, after: StageView) -> Comparison:
     )
     removed = tuple(i for i in range(len(before.rows)) if i not in taken)
     return Comparison(tuple(pairs), changed, removed, _lines(len(before.rows), pairs))
+
+
+def _places(
+    rows: list[Row], key: Callable[[Row, list[Hashable]], Hashable], wanted: Iterable[int]
+) -> defaultdict[Hashable, list[int]]:
+    digests: list[Hashable] = []
+    for row in rows:
+        digests.append(key(row, digests))
+    places: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for i in wanted:
+        places[digests[i]].append(i)
+    return places
 
 
 def _content(row: Row) -> Hashable:

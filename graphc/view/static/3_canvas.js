@@ -221,13 +221,20 @@ function paintHead(b, z) {
   }
   paper.font = FONTS.head;
   const shown = shorten(text, FONTS.head, b.w - 34);
-  paper.fillText("▾", b.x + 9, b.y + 18);
-  paper.fillText(shown, b.x + 24, b.y + 18);
+  const over = (words, x) => { // lines that pass below the words are kept off them
+    paper.lineWidth = 4;
+    paper.lineJoin = "round";
+    paper.strokeStyle = colours.soft[b.side];
+    paper.strokeText(words, x, b.y + 18);
+    paper.fillText(words, x, b.y + 18);
+  };
+  over("▾", b.x + 9);
+  over(shown, b.x + 24);
   const used = 24 + textWidth(shown, FONTS.head) + 9;
   if (b.group.kind !== "kernel" || b.w - used < 60) return;
   paper.fillStyle = colours.muted;
   paper.font = FONTS.small;
-  paper.fillText(shorten(b.group.detail, FONTS.small, b.w - used - 10), b.x + used, b.y + 18);
+  over(shorten(b.group.detail, FONTS.small, b.w - used - 10), b.x + used);
 }
 function paintBox(b, z, chosen, near) {
   const { x, y, w, h } = b;
