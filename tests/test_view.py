@@ -13,7 +13,7 @@ import pytest
 from viewed_model import training_step
 
 import graphc
-from graphc import f32
+from graphc import f32, f64
 from graphc.cli import main
 from graphc.errors import ArtifactError, ShapeError
 from graphc.ir.files import save_graph
@@ -173,6 +173,22 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     compiled.view(tmp_path / "f.html", np.float32([0, -1, 1]))
     nodes = data_of((tmp_path / "f.html").read_text())["stages"][0]["nodes"]
     assert [n["r"] for n in nodes if n["op"] == "log"] == [[0, 0, 0, 2]]
+
+
+def test_huge_and_logical_values_have_ranges(tmp_path: Path) -> None:
+    compiled = graphc.compile(lambda x: x > 0, f64[2])
+    compiled.view(tmp_path / "f.html", np.array([1.7e308, 1.7e308]))
+    nodes = data_of((tmp_path / "f.html").read_text())["stages"][0]["nodes"]
+    assert [n["r"] for n in nodes if n["op"] in ("input", "gt")] == [
+        [1.7e308, 1.7e308, None, 0],
+        [True, True, 1, 0],
+    ]
+
+
+def test_a_function_that_checks_its_calls_has_a_page(tmp_path: Path) -> None:
+    compiled = graphc.compile(lambda x: graphc.log(x), f32[2], check="nan")
+    compiled.view(tmp_path / "f.html")
+    assert data_of((tmp_path / "f.html").read_text())["kernels"]
 
 
 def test_source_lines_are_in_the_page(tmp_path: Path) -> None:

@@ -198,14 +198,15 @@ def _ranges(view: StageView, arrays: Sequence[object]) -> dict[int, list[object]
 def _range(array: np.ndarray) -> list[object]:
     if not array.size:
         return [None, None, None, 0]
+    odd = 0
     if array.dtype.kind == "f":
         finite = array[np.isfinite(array)]
         odd = int(array.size - finite.size)
-        if not finite.size:
+        array = finite
+        if not array.size:
             return [None, None, None, odd]
-        return [float(finite.min()), float(finite.max()), float(finite.mean(dtype=np.float64)), odd]
-    mean = float(array.mean(dtype=np.float64))
-    return [int(array.min()), int(array.max()), mean if math.isfinite(mean) else None, 0]
+    mean = float(array.mean(dtype=np.float64))  # of huge numbers the sum may be none
+    return [array.min().item(), array.max().item(), mean if math.isfinite(mean) else None, odd]
 
 
 # ------------------------------------------------------------------------------------------------------- kernels

@@ -300,7 +300,7 @@ function drawing(stage, collapsed) {
   // updates: each chain beside the gradient that it takes in
   const ofUpdate = reach(2);
   const chains = components(root[2]);
-  const x2 = Math.max(root[0].w, root[1].inside.length ? root[1].x + root[1].w : 0) + (root[0].inside.length ? COLUMN_GAP : 0);
+  const x2 = Math.max(root[0].w, root[1].inside.length ? root[1].x + root[1].w : 0) + (root[0].inside.length ? Math.max(COLUMN_GAP, Math.min(700, total * 0.11)) : 0); // room for names at a distance
   const placed = chains.map((boxes) => {
     const numbers = new Map(boxes.map((b, i) => [b, i]));
     const own = (root[2].edges || []).filter((e) => numbers.has(e.ends[0]) && numbers.has(e.ends[1]));

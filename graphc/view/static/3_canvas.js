@@ -215,7 +215,12 @@ function paintHead(b, z) {
     const size = 11 / z, left = b.side === 0;
     paper.font = `600 ${size}px ${SANS}`;
     paper.textAlign = left ? "right" : "left";
-    paper.fillText(text, left ? b.x - size / 2 : b.x + b.w + size / 2, b.y + size);
+    const x = left ? b.x - size / 2 : b.x + b.w + size / 2;
+    paper.lineWidth = size / 3;
+    paper.lineJoin = "round";
+    paper.strokeStyle = colours.bg;
+    paper.strokeText(text, x, b.y + size);
+    paper.fillText(text, x, b.y + size);
     paper.textAlign = "left";
     return;
   }

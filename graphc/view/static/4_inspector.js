@@ -74,14 +74,14 @@ function rangeOf(node) {
   if (!node.r) return [];
   const [low, high, mean, odd] = node.r;
   const found = [h("h3", null, "values")];
-  if (low !== null && high > low) {
+  if (low !== null && high > low && Number.isFinite(high - low)) {
     const start = Math.min(low, 0), span = Math.max(high, 0) - start;
     const at = (v) => 100 * (v - start) / span;
     found.push(h(`.range.s${node.s}`, { title: "smallest, mean, largest; the thin line is 0" },
-      h("u", { style: `left:${at(0)}%` }), h("i", { style: `left:${at(low)}%;width:${at(high) - at(low)}%` }), h("b", { style: `left:${at(mean)}%` })));
+      h("u", { style: `left:${at(0)}%` }), h("i", { style: `left:${at(low)}%;width:${at(high) - at(low)}%` }), mean === null ? null : h("b", { style: `left:${at(mean)}%` })));
   }
   const facts = h("dl.facts");
-  fact(facts, "min .. max", low === null ? "no finite value" : h("span.mono", null, low === high ? `${number(low)} everywhere` : `${number(low)} .. ${number(high)}`));
+  fact(facts, "min .. max", low === null ? "no finite value" : h("span.mono", null, Number(low) === Number(high) ? `${number(low)} everywhere` : `${number(low)} .. ${number(high)}`));
   if (mean !== null && low !== high) fact(facts, "mean", h("span.mono", null, number(mean)));
   if (odd) fact(facts, "NaN or inf", h("span.badge.removed", null, count(odd)));
   found.push(facts);
