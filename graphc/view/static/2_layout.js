@@ -310,8 +310,16 @@ function drawing(stage, collapsed) {
   }).sort((p, q) => p.wanted - q.wanted);
   const highest = placed.reduce((m, c) => (c.wanted > -Infinity ? Math.min(m, c.wanted) : m), root[0].h);
   for (const chain of placed) if (chain.wanted === -Infinity) chain.wanted = highest - 60;
-  const centres = spread(placed.map((c) => c.wanted), placed.map((c, i) => (i ? (c.size.h + placed[i - 1].size.h) / 2 + GAP_Y : 0)));
-  placed.forEach((chain, i) => chain.boxes.forEach((b, k) => settle(b, x2 + chain.size.at[k].x - b.w / 2, centres[i] - chain.size.h / 2 + chain.size.at[k].y - b.h / 2)));
+  // more chains than there is height for stand in several columns, so that each stays near its gradient
+  const height = Math.max(total, root[1].h, 500) * 1.15;
+  const number = Math.max(1, Math.ceil(placed.reduce((sum, c) => sum + c.size.h + GAP_Y, 0) / height));
+  let x3 = x2;
+  for (let k = 0; k < number; k++) {
+    const mine = placed.filter((_, i) => i % number === k);
+    const centres = spread(mine.map((c) => c.wanted), mine.map((c, i) => (i ? (c.size.h + mine[i - 1].size.h) / 2 + GAP_Y : 0)));
+    mine.forEach((chain, i) => chain.boxes.forEach((b, n) => settle(b, x3 + chain.size.at[n].x - b.w / 2, centres[i] - chain.size.h / 2 + chain.size.at[n].y - b.h / 2)));
+    x3 += mine.reduce((m, c) => Math.max(m, c.size.w), 0) + 2 * GAP_X;
+  }
   for (const edge of list) {
     if (edge.at && edge.ends[0] && edge.ends[1] && edge.at.ways) edge.way = edge.at.ways.get(`${edge.ends[0].number} ${edge.ends[1].number}`) || [];
     edge.up = !edge.cross && inColumn(edge.from, 1);
@@ -334,10 +342,12 @@ function components(box) {
   const owner = new Map(box.inside.map((b) => [b, b]));
   const find = (b) => { while (owner.get(b) !== b) { owner.set(b, owner.get(owner.get(b))); b = owner.get(b); } return b; };
   const readers = new Map();
+  const fed = new Set((box.edges || []).filter((e) => !e.quiet).map((e) => e.to));
   for (const e of box.edges || []) readers.set(e.from, (readers.get(e.from) || 0) + 1);
   for (const e of box.edges || []) { // a rate that all updates read joins none of them
     e.many = e.quiet && readers.get(e.from) > 2;
-    if (!e.many) owner.set(find(e.ends[0]), find(e.ends[1]));
+    e.faint = readers.get(e.from) > 2 && !fed.has(e.from); // a rate that is broadcast joins none of them either
+    if (!e.many && !e.faint) owner.set(find(e.ends[0]), find(e.ends[1]));
   }
   const found = new Map();
   for (const b of box.inside) { const r = find(b); if (!found.has(r)) found.set(r, []); found.get(r).push(b); }

@@ -169,7 +169,7 @@ function paintEdges(z, chosen, [x0, y0, x1, y1]) {
       arrow(e, strongHeads[k]);
       continue;
     }
-    trace(e.cross ? cross : plain, e);
+    trace(e.cross || e.faint ? cross : plain, e);
     if (z > 0.35) arrow(e, heads);
   }
   paper.lineWidth = Math.max(1, 0.6 / z);

@@ -29,10 +29,11 @@ views.passes = () => {
     }
     const kernels = stage.groups.filter((g) => g.kind === "kernel").length;
     const ops = stage.nodes.filter((n) => n.kind === "op").length;
-    line.append(h(".stop", null, h("b", null, stage.name), h("small", null, kernels ? `${plural(ops, "op")} in ${plural(kernels, "kernel")}` : plural(ops, "op"))));
+    line.append(h(".stop", null, h("b", null, stage.name), h("small", null, kernels ? `${plural(ops, "op")} in ${plural(kernels, "call")}` : plural(ops, "op"))));
   });
-  const low = h(".stop", null, h("b", null, "machine code"), h("small", null, data.kernels.length ? plural(data.kernels.length, "function") : "none"));
-  if (data.kernels.length) line.append(h(".step", null, h("small", null, duration((data.seconds.schedule || 0) + (data.seconds.emit || 0) + (data.seconds.llvm || 0)))), low);
+  const low = h(".stop", null, h("b", null, "machine code"), h("small", null, data.kernels.length ? plural(data.kernels.length, "kernel") : "none"));
+  const seconds = ["schedule", "emit", "llvm"].reduce((s, part) => s + (data.seconds[part] || 0), 0);
+  if (data.kernels.length) line.append(h(".step", null, h("small", null, seconds ? duration(seconds) : "from the cache")), low);
   place.replaceChildren(h("h2", null, "Passes"), line);
   if (stages.length < 2) { place.append(h("p.empty", null, "This program has one stage.")); return; }
   const only = h("input", { type: "checkbox", checked: state.only });
