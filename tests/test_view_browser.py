@@ -269,7 +269,8 @@ def test_passes_side_by_side(page: Page) -> None:
     assert removed and removed[0].text.startswith("− %0 = transpose %params.0.weight")
     removed[0].click()
     assert page.chosen() == {"stage": 0, "node": page.node(0, "transpose")}
-    assert "gone after simplified" in page.text("#inspector")
+    said = page.text("#inspector")
+    assert "gone in simplified" in said and "KERNEL OF WHAT TOOK IT IN\ncontract0" in said
     page.js("document.querySelectorAll('.timeline .step')[1].click()")
     assert page.js("return document.querySelectorAll('.diff .kern').length") > 0
 

@@ -70,18 +70,26 @@ function kernelOfRow(stage, node) {
   for (let g = node.g; g >= 0; g = stage.groups[g].p) if (stage.groups[g].k !== undefined) return stage.groups[g].k;
   return -1;
 }
-/** Where a node went: {kernels: [...], gone: the stage in which no node stands for it any more}. */
+/** Where a node went: {kernels, gone}: `gone` is the stage in which no node stands for it; those who read it took it in. */
 function fate(node) {
-  let stage = stages[node.stage];
   let ids = [node.id];
-  while (stage.index < stages.length - 1) {
-    const next = stages[stage.index + 1];
-    const found = [...new Set(ids.flatMap((i) => stage.after[i]))];
-    if (!found.length) return { kernels: [], gone: next.name };
-    ids = found;
-    stage = next;
+  let gone = "";
+  for (let stage = stages[node.stage]; stage.index < stages.length - 1; stage = stages[stage.index + 1]) {
+    let found = ids.flatMap((i) => stage.after[i]);
+    if (!found.length) {
+      gone ||= stages[stage.index + 1].name;
+      const seen = new Set(ids);
+      let front = ids;
+      while (front.length && !found.length) { // the nearest readers that are still there
+        front = [...new Set(front.flatMap((i) => stage.nodes[i].users))].filter((u) => !seen.has(u));
+        front.forEach((u) => seen.add(u));
+        found = front.flatMap((i) => stage.after[i]);
+      }
+    }
+    ids = [...new Set(found)];
   }
-  return { kernels: [...new Set(ids.map((i) => kernelOfRow(stage, stage.nodes[i])).filter((k) => k >= 0))], gone: "" };
+  const last = stages[stages.length - 1];
+  return { kernels: [...new Set(ids.map((i) => kernelOfRow(last, last.nodes[i])).filter((k) => k >= 0))], gone };
 }
 function changeOf(node) {
   if (node.m === undefined || node.kind === "input") return "";

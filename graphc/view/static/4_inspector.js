@@ -111,7 +111,7 @@ function aboutNode(node) {
   const found = [
     h(".lead", null, h("h2", null, title(node)), h(`span.badge.s${node.s}`, null, node.kind === "op" ? data.sides[node.s] : node.kind),
       node.d ? h(`span.badge.s${node.s}`, null, h("i.diag"), "diagonal Jacobian") : null, change ? h(`span.badge.${change}`, null, `${change} by ${stage.name}`) : null,
-      gone.gone && node.kind === "op" ? h("span.badge.removed", null, `gone after ${gone.gone}`) : null),
+      gone.gone && node.kind === "op" ? h("span.badge.removed", null, `gone in ${gone.gone}`) : null),
     facts,
     h("h3", null, "source"), sourceOf(node.loc),
     ...(node.others || []).slice(0, 5).map((l) => h("div.mono", { title: data.locs[l][0] }, data.locs[l][0] ? `also ${fileName(data.locs[l][0])}:${data.locs[l][1]}` : "")),
@@ -119,14 +119,14 @@ function aboutNode(node) {
     ...linksTo(node.o.map(([row]) => [row, `%${stage.nodes[row].n}`]), stage, "reads"),
     ...linksTo(node.users.map((u) => [u, `%${stage.nodes[u].n}`]), stage, "read by"),
   ];
-  for (const k of gone.kernels.slice(0, 4)) found.push(...kernelParts(k, gone.kernels.length === 1));
+  for (const k of gone.kernels.slice(0, 4)) found.push(...kernelParts(k, gone.kernels.length === 1, gone.gone ? "kernel of what took it in" : "kernel"));
   return found;
 }
-function kernelParts(k, open) {
+function kernelParts(k, open, heading = "kernel") {
   const kernel = data.kernels[k];
   const time = timeOfKernel(k);
   return [
-    h("h3", null, "kernel"),
+    h("h3", null, heading),
     h(".links", null, h("button", { type: "button", onclick: () => { state.kernel = k; show("kernels"); } }, h("b", null, kernel.name), h("span", null, kernel.what || ""), h("small", null, time ? briefly(time.seconds) : `step ${kernel.steps.join(", ")}`))),
     fold("KERNEL", "loops over buffers", () => coloured(kernel.kernel, "kernel"), open),
     fold("LLVM IR", plural(kernel.llvm.split("\n").length, "line"), () => coloured(kernel.llvm, "llvm")),
