@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import u8 as u8
     from graphc.ir.types import u32 as u32
     from graphc.ir.verify import verify as verify
+    from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
     from graphc.streams import Stream as Stream
     from graphc.streams import streaming as streaming
@@ -76,6 +77,7 @@ _PLACES = {
     "export": "graphc.exporter",
     **dict.fromkeys(("streaming", "Stream"), "graphc.streams"),
     "load": "graphc.runtime.library",
+    "to_onnx": "graphc.onnx_export",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),

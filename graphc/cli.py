@@ -24,6 +24,7 @@ from graphc.cli_opt import add_opt
 from graphc.cli_reduce import add_reduce
 from graphc.cli_run import add_run
 from graphc.cli_source import UserError
+from graphc.cli_view import add_view
 from graphc.errors import GraphcError
 from graphc.terminal import UsageError, accept_any_text
 
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reduce(commands)
     add_inspect(commands)
     add_latex(commands)
+    add_view(commands)
     add_ops(commands)
     add_info(commands)
     add_cache(commands)

@@ -120,6 +120,15 @@ class CompiledFunction:
         return self._program if isinstance(self._program, (Program, DeviceProgram)) else self._program.native
 
     @property
+    def native(self) -> bool:
+        """False of a function that the interpreter runs: it has no kernels, plan and machine code."""
+        return not isinstance(self._program, InterpretedProgram)
+
+    @property
+    def target_name(self) -> str:
+        return self._native.target.name if self.native else "interpreter"
+
+    @property
     def graph(self) -> Graph:
         return self._traced.graph
 
@@ -253,6 +262,30 @@ class CompiledFunction:
             self.plan, program.target, program.executable.accepted(*self._arrays(args)), seconds
         )
 
+    def view(self, path: str | os.PathLike[str], *args: object) -> None:
+        """Writes one HTML page that shows the program: graph, passes, kernels, memory. It needs no network and no server.
+
+        With the arguments of a call, the page also has the range of every value, and a profile (about half a second of
+        runs on copies). Raises `ArtifactError` where the file can't be written, else what a call raises.
+        """
+        from graphc.view.report import write_report
+
+        if not args:
+            return write_report(self, path)
+        try:
+            arrays = self._arrays(args)
+            return write_report(self, path, args, arrays=arrays)
+        except _ABOUT_ARGUMENTS as error:
+            raise _at_the_caller(error) from None
+
+    def nested(self, arrays: Sequence[object]) -> tuple[object, ...]:
+        """The arguments of a call, in the function's structures, from arrays for all of the graph's inputs in order.
+
+        Those of parameters that the function took from modules are left out: a call reads them from there.
+        """
+        inputs = self._traced.inputs
+        return cast("tuple[object, ...]", inputs.unflatten(list(arrays[: inputs.size])))
+
     def _arrays(self, args: tuple[object, ...]) -> list[object]:
         traced = self._traced
         if len(args) != len(traced.inputs.children):
@@ -369,6 +402,14 @@ def compile(
     compiled = CompiledFunction(traced, program, seconds)
     _report(compiled)
     return compiled
+
+
+def compile_traced(traced: Traced, donated: Donated, target: str | Target = "cpu") -> CompiledFunction:
+    """A function that is traced already, compiled; `donated` pairs inputs with the outputs that take their memory."""
+    seconds: dict[str, float] = {}
+    with _collector_paused():
+        program = _program(traced.graph, _target(target), donated)
+    return CompiledFunction(traced, program, seconds)
 
 
 @contextmanager

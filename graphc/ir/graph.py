@@ -220,6 +220,12 @@ class Graph:
 
         return to_networkx(self)
 
+    def dot(self) -> str:
+        """The graph in Graphviz's DOT language: ``dot -Tsvg`` draws it."""
+        from graphc.ir.dot import to_dot
+
+        return to_dot(self)
+
     def latex(self, wrt: Sequence[str] | None = None) -> str:
         """The chain rule of the first output, a float scalar, as LaTeX: see `ir.chain_rule`."""
         from graphc.ir.chain_rule import chain_rule

@@ -5,17 +5,22 @@ In: a graph and arrays. Out: arrays. With `float64` every float is computed in d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
-from graphc.ir.graph import Attr, Attrs, Graph
+from graphc.ir.graph import Attr, Attrs, Graph, Node
 from graphc.ir.types import DType, TensorType, f64
 
+# is called with each node, inputs and those of regions included, and its results
+Seen = Callable[[Node, Sequence[np.ndarray]], None]
 
-def interpret(graph: Graph, arrays: Sequence[np.ndarray], float64: bool = False) -> list[np.ndarray]:
-    """The graph's outputs on these arrays.
+
+def interpret(
+    graph: Graph, arrays: Sequence[np.ndarray], float64: bool = False, seen: Seen | None = None
+) -> list[np.ndarray]:
+    """The graph's outputs on these arrays; `seen` is shown every node with its results.
 
     Raises `ArgumentError`, `ShapeError` or `DTypeError` where the arrays are not those of the graph's inputs.
 
@@ -41,20 +46,25 @@ def interpret(graph: Graph, arrays: Sequence[np.ndarray], float64: bool = False)
         ):
             raise DTypeError(f"@{graph.name}: %{value.node.name}: expected {value.type!r}, got {array.dtype}")
         given.append(array.astype(_numpy(value.dtype, float64), copy=False))
-    return [np.array(a, order="C") for a in _run(graph, given, float64)]
+    return [np.array(a, order="C") for a in _run(graph, given, float64, seen)]
 
 
-def _run(graph: Graph, arrays: Sequence[np.ndarray], float64: bool) -> list[np.ndarray]:
+def _run(graph: Graph, arrays: Sequence[np.ndarray], float64: bool, seen: Seen | None) -> list[np.ndarray]:
     values = dict(zip(graph.inputs, arrays, strict=True))
+    if seen is not None:
+        for value, array in values.items():
+            seen(value.node, [array])
     for node in graph.nodes:
         operands = [values[v] for v in node.operands]
         if node.regions:
-            results: Sequence[np.ndarray] = _run(node.regions[0], operands, float64)
+            results: Sequence[np.ndarray] = _run(node.regions[0], operands, float64, seen)
         else:
             attrs: Attrs = (
                 {k: _widened(v) for k, v in node.attrs.items()} if float64 and node.op.typed else node.attrs
             )
             results = node.op.ref(operands, attrs)
+        if seen is not None:
+            seen(node, results)
         values.update(zip(node.results, results, strict=True))
     return [values[v] for v in graph.outputs]
 

@@ -49,7 +49,7 @@ class _Names:
     """Names of the values of one graph: unique, the user's where given."""
 
     def __init__(self, graph: Graph, keep: bool) -> None:
-        self._names: dict[Value, str] = {}
+        self.plain: dict[Value, str] = {}
         self._taken: set[str] = set()
         self._next = 0
         for position, value in enumerate(graph.inputs):
@@ -70,10 +70,23 @@ class _Names:
             name = str(self._next)
             self._next += 1
         self._taken.add(name)
-        self._names[value] = name
+        self.plain[value] = name
 
     def __getitem__(self, value: Value) -> str:
-        return sigil("%", self._names[value])
+        return sigil("%", self.plain[value])
+
+
+def value_names(graph: Graph) -> dict[Value, str]:
+    """The names that the text gives to a graph's values, without ``%`` and quotes.
+
+    >>> from graphc.ir.graph import Builder
+    >>> from graphc.ir.types import f32
+    >>> build = Builder()
+    >>> x = build.input(f32[2], "x y")
+    >>> list(value_names(build.graph("f", [build.exp(x)])).values())
+    ['x y', '0']
+    """
+    return _Names(graph, True).plain
 
 
 def print_graph(graph: Graph, locations: bool = True, names: bool = True) -> str:

@@ -1,0 +1,348 @@
+"""Graphs as ONNX files, which Netron shows and other runtimes run.
+
+In: a graph of any stage (fused nodes are opened) and a path. Out: a model of opset 18, written whole or not at all.
+(ONNX operators: onnx.ai/onnx/operators.) Needs the package onnx, the extra `onnx`.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphc.errors import CompileError, GraphcError
+from graphc.ir.files import write_atomically
+from graphc.ir.graph import Dense, Graph, Node
+from graphc.ir.loc import UNKNOWN
+from graphc.ir.ops.contract import dimensions
+from graphc.ir.printer import print_attr, value_names
+from graphc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from onnx import ModelProto, NodeProto, TensorProto
+
+OPSET = 18
+DOMAIN = "graphc"
+_IR_VERSION = 9  # the first one that has all of this opset's types; newer readers take it
+
+# ops that ONNX has under another name, with the same operands and meaning
+_SAME = {
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "abs": "Abs", "sign": "Sign", "max": "Max",
+    "min": "Min", "eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual",
+    "select": "Where", "floor": "Floor", "ceil": "Ceil", "round": "Round", "exp": "Exp", "log": "Log", "sqrt": "Sqrt",
+    "pow": "Pow", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sigmoid": "Sigmoid", "erf": "Erf",
+    "stop_gradient": "Identity",
+}  # fmt: skip
+_LOGIC = {  # of bools, of integers
+    "and": ("And", "BitwiseAnd"),
+    "or": ("Or", "BitwiseOr"),
+    "xor": ("Xor", "BitwiseXor"),
+    "not": ("Not", "BitwiseNot"),
+}
+
+
+def to_onnx(graph: Graph, path: str | os.PathLike[str], custom_ops: bool = False) -> None:
+    """Writes the graph as an ONNX model.
+
+    Ops that ONNX has no counterpart for are refused in one `CompileError` that lists them with their lines. With
+    `custom_ops` they are written as nodes of the domain "graphc" instead: Netron shows them, no runtime runs them.
+    Raises `GraphcError` where the package onnx is missing, `ArtifactError` where the file can't be written.
+    """
+    model = onnx_model(graph, custom_ops)
+    write_atomically(path, model.SerializeToString())
+
+
+def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
+    """The model that `to_onnx` writes."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise GraphcError("to_onnx: expected the package onnx, got none: pip install graphc[onnx]") from error
+    from onnx import helper
+
+    from graphc.passes.unfuse import unfuse
+
+    if graph.stage == "fused":
+        graph = unfuse(graph)
+    if not custom_ops:
+        _refuse(graph)
+    names = value_names(graph)
+    writer = _Writer({*names.values()})
+    for node in graph.nodes:
+        own = [names[v] for v in node.results]
+        writer.node, writer.result = node, own[0]
+        _write(writer, node, [names[v] for v in node.operands], own)
+    outputs = []
+    shown = graph.output_names or tuple(f"output{i}" for i in range(len(graph.outputs)))
+    writer.node = None
+    for value, name in zip(graph.outputs, shown, strict=True):
+        writer.result = writer.fresh(name)
+        writer.emit("Identity", [names[value]], writer.result)
+        outputs.append(_info(writer.result, value.type))
+    inputs = [_info(names[v], v.type) for v in graph.inputs]
+    made = helper.make_graph(writer.nodes, graph.name or "graph", inputs, outputs, writer.constants)
+    domains = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if writer.custom else [])]
+    model = helper.make_model(made, producer_name="graphc", opset_imports=domains, ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _refuse(graph: Graph) -> None:
+    """Raises `CompileError` with every op that has no counterpart."""
+    lacking = [n for n in graph.nodes if not _has_counterpart(n)]
+    if not lacking:
+        return
+    first: dict[str, str] = {}
+    for node in lacking:
+        first.setdefault(node.op.name, node.loc.prefix.removesuffix(": "))
+    counts = Counter(n.op.name for n in lacking)
+    told = [f"{op} ({n}{f', first at {first[op]}' if first[op] else ''})" for op, n in counts.items()]
+    raise CompileError(
+        f"to_onnx: @{graph.name}: expected ops that ONNX has, got {', '.join(told)}; "
+        "custom_ops=True writes them as nodes of the domain graphc"
+    )
+
+
+def _has_counterpart(node: Node) -> bool:
+    name = node.op.name
+    if name == "pad":
+        return not any(node.ints("interior"))
+    return name in _SAME or name in _LOGIC or name in _RULES
+
+
+def _info(name: str, type: TensorType):  # type: ignore[no-untyped-def]  # the package's class has several homes
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, _type(type), list(type.shape))
+
+
+def _type(type: TensorType) -> int:
+    from onnx import helper
+
+    return int(helper.np_dtype_to_tensor_dtype(type.dtype.numpy))
+
+
+class _Writer:
+    """The nodes so far. `result` is the name that the current node's value has to get."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.custom = False
+        self.node: Node | None = None
+        self.result = ""
+        self._taken = taken
+
+    def fresh(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}.{number}"
+        self._taken.add(name)
+        return name
+
+    def emit(self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: Any) -> str:
+        """Adds a node and gives its result's name: a fresh one where none is asked for."""
+        from onnx import helper
+
+        name = result or self.fresh(f"{self.result}/{op}")
+        made = helper.make_node(op, operands, [name], name=name, domain=domain, **attrs)
+        if self.node is not None and self.node.loc != UNKNOWN:
+            made.doc_string = repr(self.node.loc)
+        self.nodes.append(made)
+        return name
+
+    def constant(self, array: np.ndarray, name: str = "") -> str:
+        from onnx import numpy_helper
+
+        name = name or self.fresh(f"{self.result}/constant")
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
+
+    def ints(self, values: Sequence[int]) -> str:
+        return self.constant(np.array(values, np.int64).reshape(len(values)))
+
+    def scalar(self, value: float, like: TensorType) -> str:
+        return self.constant(np.array(value, like.dtype.numpy))
+
+
+def _write(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    name = node.op.name
+    if not _has_counterpart(node):
+        _write_custom(w, node, operands, results)
+    elif name in _SAME:
+        w.emit(_SAME[name], operands, results[0])
+    elif name in _LOGIC:
+        w.emit(_LOGIC[name][node.type.dtype.is_integer], operands, results[0])
+    else:
+        _RULES[name](w, node, operands)
+
+
+def _write_custom(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+    from onnx import helper
+
+    w.custom = True
+    attrs: dict[str, Any] = {
+        k: v if isinstance(v, (int, float, str)) else print_attr(v) for k, v in node.attrs.items()
+    }
+    made = helper.make_node(node.op.name, operands, results, name=results[0], domain=DOMAIN, **attrs)
+    made.doc_string = repr(node.loc)
+    w.nodes.append(made)
+
+
+# ------------------------------------------------------------------------------------------------- rules by op
+
+_Rule = Callable[[_Writer, Node, list[str]], object]
+
+
+def _leaf(w: _Writer, node: Node, operands: list[str]) -> None:
+    value = node.attrs.get("value")
+    array = value.array if isinstance(value, Dense) else np.asarray(node.op.ref([], node.attrs)[0])
+    w.constant(array.astype(node.type.dtype.numpy).reshape(node.type.shape), w.result)
+
+
+def _contract(w: _Writer, node: Node, operands: list[str]) -> None:
+    left, right = (v.type for v in node.operands)
+    d = dimensions(node.attrs, left.rank, right.rank)
+    if (left.rank, right.rank, d.lhs_summed, d.rhs_summed) == (2, 2, (1,), (0,)):
+        w.emit("MatMul", operands, w.result)
+        return
+    letters = iter(string.ascii_letters)
+    lhs, rhs = [""] * left.rank, [""] * right.rank
+    for i, j in zip(d.lhs_batch + d.lhs_summed, d.rhs_batch + d.rhs_summed, strict=True):
+        lhs[i] = rhs[j] = next(letters)
+    lhs, rhs = ([c or next(letters) for c in side] for side in (lhs, rhs))
+    out = [*(lhs[i] for i in d.lhs_batch), *(lhs[i] for i in d.lhs_free), *(rhs[i] for i in d.rhs_free)]
+    w.emit("Einsum", operands, w.result, equation=f"{''.join(lhs)},{''.join(rhs)}->{''.join(out)}")
+
+
+def _reduce(op: str) -> _Rule:
+    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+        axes = node.ints("axes")
+        w.emit(op, [operands[0], w.ints(axes)], w.result, keepdims=0, noop_with_empty_axes=1)
+
+    return rule
+
+
+def _any_all(op: str) -> _Rule:
+    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+        from onnx import TensorProto
+
+        number = w.emit("Cast", operands, to=TensorProto.INT32)
+        found = w.emit(op, [number, w.ints(node.ints("axes"))], keepdims=0, noop_with_empty_axes=1)
+        w.emit("Cast", [found], w.result, to=TensorProto.BOOL)
+
+    return rule
+
+
+def _arg(op: str) -> _Rule:
+    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+        (axis,) = node.ints("axes")
+        w.emit("Cast", [w.emit(op, operands, axis=axis, keepdims=0)], w.result, to=_type(node.type))
+
+    return rule
+
+
+def _cast(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Cast", operands, w.result, to=_type(node.type))
+
+
+def _not_equal(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Not", [w.emit("Equal", operands)], w.result)
+
+
+def _broadcast(w: _Writer, node: Node, operands: list[str]) -> None:
+    (x,), dims, shape = node.operands, node.ints("dims"), node.ints("shape")
+    thin = [1] * len(shape)
+    for i, dim in enumerate(dims):
+        thin[dim] = x.shape[i]
+    wide = w.emit("Reshape", [operands[0], w.ints(thin)], allowzero=1)
+    w.emit("Expand", [wide, w.ints(shape)], w.result)
+
+
+def _reshape(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Reshape", [operands[0], w.ints(node.type.shape)], w.result, allowzero=1)
+
+
+def _transpose(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Transpose", operands, w.result, perm=node.ints("perm"))
+
+
+def _slice(w: _Writer, node: Node, operands: list[str]) -> None:
+    start, step = node.ints("start"), node.ints("step")
+    # the end of a walk to the front lies before the first element, which -1 would not say
+    before = np.iinfo(np.int64).min
+    ends = [
+        s + n * t if s + n * t >= 0 else before for s, n, t in zip(start, node.type.shape, step, strict=True)
+    ]
+    axes = range(len(start))
+    w.emit("Slice", [operands[0], w.ints(start), w.ints(ends), w.ints(axes), w.ints(step)], w.result)
+
+
+def _pad(w: _Writer, node: Node, operands: list[str]) -> None:
+    value = node.attrs["value"]
+    assert isinstance(value, (int, float))
+    pads = w.ints(node.ints("low") + node.ints("high"))
+    w.emit("Pad", [operands[0], pads, w.scalar(value, node.type)], w.result)
+
+
+def _concat(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Concat", operands, w.result, axis=node.int("axis"))
+
+
+def _gather(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Gather", operands, w.result, axis=node.int("axis"))
+
+
+def _scatter_add(w: _Writer, node: Node, operands: list[str]) -> None:
+    x, indices, updates = node.operands
+    axis, count = node.int("axis"), indices.type.rank
+    to_front = [axis, *(i for i in range(x.type.rank) if i != axis)]
+    moved = [
+        *range(axis, axis + count),
+        *(i for i in range(updates.type.rank) if not axis <= i < axis + count),
+    ]
+    base, added = operands[0], operands[2]
+    if axis:
+        base = w.emit("Transpose", [base], perm=to_front)
+        added = w.emit("Transpose", [added], perm=moved)
+    places = w.emit("Reshape", [operands[1], w.ints((*indices.shape, 1))], allowzero=1)
+    from onnx import TensorProto
+
+    places = w.emit("Cast", [places], to=TensorProto.INT64)
+    summed = w.emit("ScatterND", [base, places, added], "" if axis else w.result, reduction="add")
+    if axis:
+        w.emit("Transpose", [summed], w.result, perm=[to_front.index(i) for i in range(x.type.rank)])
+
+
+def _rsqrt(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Reciprocal", [w.emit("Sqrt", operands)], w.result)
+
+
+def _exp2(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Pow", [w.scalar(2.0, node.type), operands[0]], w.result)
+
+
+def _log2(w: _Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Div", [w.emit("Log", operands), w.scalar(float(np.log(2)), node.type)], w.result)
+
+
+def _trunc(w: _Writer, node: Node, operands: list[str]) -> None:
+    below = w.emit("Less", [operands[0], w.scalar(0.0, node.type)])
+    w.emit("Where", [below, w.emit("Ceil", operands), w.emit("Floor", operands)], w.result)
+
+
+_RULES: dict[str, _Rule] = {
+    "const": _leaf, "iota": _leaf, "contract": _contract, "cast": _cast, "ne": _not_equal, "broadcast": _broadcast,
+    "reshape": _reshape, "transpose": _transpose, "slice": _slice, "pad": _pad, "concat": _concat, "gather": _gather,
+    "scatter_add": _scatter_add, "rsqrt": _rsqrt, "exp2": _exp2, "log2": _log2, "trunc": _trunc,
+    "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"), "reduce_min": _reduce("ReduceMin"),
+    "reduce_any": _any_all("ReduceMax"), "reduce_all": _any_all("ReduceMin"), "argmax": _arg("ArgMax"),
+    "argmin": _arg("ArgMin"),
+}  # fmt: skip
