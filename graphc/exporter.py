@@ -98,6 +98,7 @@ def export(
     be written, and what tracing raises.
 
     >>> from graphc.ir.types import f32
+    >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> result = export(lambda x: 2 * x, f32[3], to=folder, name="twice", emit=["object", "header"])
     >>> sorted(path.name for path in result.files.values())

@@ -324,7 +324,7 @@ def test_a_capsule_that_ends_while_an_error_is_raised_does_not_hide_it() -> None
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint32", "uint8", "bool"])
 def test_capsules_have_numpys_layout(monkeypatch: pytest.MonkeyPatch, dtype: str, versioned: bool) -> None:
     """NumPy reads and writes DLPack of the processor's memory: an independent judge of the structs."""
     monkeypatch.setattr(dlpack, "CUDA", 1)  # kDLCPU

@@ -330,7 +330,7 @@ def test_bound_outputs_may_be_given() -> None:
 
 def test_device_arrays_hold_what_they_are_given() -> None:
     device = fake_device()
-    for dtype in ("float32", "float64", "int32", "int64", "uint8", "bool"):
+    for dtype in ("float32", "float64", "int32", "int64", "uint32", "uint8", "bool"):
         host = np.arange(6).reshape(2, 3).astype(dtype)
         array = asarray(host, device)
         assert (array.shape, array.dtype, array.nbytes, array.ndim, array.size) == (

@@ -140,3 +140,15 @@ def test_fit_checks_labels_before_anything_runs(gpu: FakeCuda) -> None:
             progress=False,
         )
     assert not gpu.launches
+
+
+def test_dropout_draws_the_same_numbers_on_the_device(gpu: FakeCuda) -> None:
+    def run(target: str) -> list[float]:
+        model = nn.Sequential(nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, 10))
+        history = graphc.fit(
+            model, digits_data(48, 2), loss=nn.cross_entropy, optimizer=optim.SGD(0.1), epochs=2, batch_size=16,
+            progress=False, target=target,
+        )  # fmt: skip
+        return history["loss"]
+
+    np.testing.assert_allclose(run("cuda"), run("cpu"), rtol=1e-4)

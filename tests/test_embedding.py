@@ -149,7 +149,7 @@ def test_a_file_that_fails_shows_its_own_traceback(
 
 def test_help_lists_what_can_be_emitted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "--help"]) == 0
-    assert ",".join(EMITS) in re.sub(r"\s+", "", capsys.readouterr().out)
+    assert ",".join(kind for kind in EMITS if kind != "ptx") in re.sub(r"\s+", "", capsys.readouterr().out)
     assert all(f"`{kind}`" in PAGE for kind in EMITS)
 
 

@@ -29,7 +29,7 @@ VERSION = 1
 ALIGNMENT = 64  # bytes, of every value in the arena and among the constants
 ARGUMENT_ALIGNMENT = 16  # bytes, of inputs and outputs: the widest access of one thread
 
-_DTYPES = {"float64", "float32", "int64", "int32", "uint8", "bool"}
+_DTYPES = {"float64", "float32", "int64", "int32", "uint32", "uint8", "bool"}
 
 Dimensions = tuple[int, int, int]
 Memory = Literal["input", "output", "arena", "constant"]

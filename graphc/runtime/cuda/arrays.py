@@ -21,7 +21,7 @@ from graphc.runtime.cuda.devices import Device, Event, device
 from graphc.runtime.cuda.driver import CudaError
 from graphc.runtime.launches import ARGUMENT_ALIGNMENT
 
-_DTYPES = {np.dtype(name) for name in ("float64", "float32", "int64", "int32", "uint8", "bool")}
+_DTYPES = {np.dtype(name) for name in ("float64", "float32", "int64", "int32", "uint32", "uint8", "bool")}
 _LEGACY_STREAM, _PER_THREAD_STREAM = (
     1,
     2,

@@ -21,6 +21,7 @@ from graphc.errors import ArgumentError, DTypeError
 CUDA = 2  # kDLCUDA
 _READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode of NumPy's kinds
+_TYPES = {("f", 64), ("f", 32), ("i", 64), ("i", 32), ("u", 32), ("u", 8), ("b", 8)}  # with their bits
 
 
 class _Version(ctypes.Structure):
@@ -161,7 +162,7 @@ def take(capsule: object, what: str) -> Taken:
             f"{what}: expected an array on a CUDA device, got one on DLPack device {tensor.device_type}"
         )
     kind = next((k for k, code in _CODES.items() if code == tensor.code), "")
-    if not kind or tensor.lanes != 1 or tensor.bits not in (8, 32, 64) or (tensor.bits == 32 and kind == "u"):
+    if tensor.lanes != 1 or (kind, tensor.bits) not in _TYPES:
         raise DTypeError(
             f"{what}: expected floats or integers as graphc has them, got DLPack type {tensor.code} of {tensor.bits} bits"
         )

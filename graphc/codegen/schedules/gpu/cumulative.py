@@ -6,7 +6,7 @@ Where the axis isn't the last dimension, neighbouring threads have neighbouring 
 last dimension a team scans a tile of the row at a time: what elements do to a carried value is associative (steps
 r -> a r + b compose as pairs), so lanes combine by shuffles and warps through shared memory, always in the same order
 (G. Blelloch, "Prefix Sums and Their Applications", 1990). Each member then walks its own few elements from the value
-before them.
+before them. Pairs of f32 are combined in f64; for those of f64 there is no wider type, so their rows are walked.
 """
 
 from __future__ import annotations
