@@ -117,7 +117,7 @@ class _Program:
         shown = []
         for command in re.findall(r"^\$ (.*)$", body, re.MULTILINE):
             line = re.sub(r"\bgraphc (?=[a-z])", f"{sys.executable} -m graphc ", command)
-            line = re.sub(r"^python ", f"{sys.executable} ", line)
+            line = re.sub(r"(?<![\w/.])python (?=-|\w+\.py)", f"{sys.executable} ", line)
             done = subprocess.run(
                 ["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
             )

@@ -86,6 +86,8 @@ def read_graph(name: str, specs: Sequence[str] = ()) -> Graph:
     """
     if is_python(name):
         return read_source(name, specs).traced.graph
+    if name.endswith(".py"):
+        raise ArgumentError(f"expected a .gir file or FILE.py:NAME, got {name!r} without a name")
     if specs:
         raise ArgumentError(f"--specs: {name}: a graph has its types: expected no specs, got {len(specs)}")
     if name != "-":
@@ -125,6 +127,8 @@ def read_source(source: str, specs: Sequence[str] = (), donate: str = "") -> Sou
         traced, donated, _ = trace_entry(graph.name, Entry(graph, donate=names))
         return Source(traced, donated, graph, ())
     found = named_in_file(source)
+    if not isinstance(found, (Entry, Graph)) and not callable(found):
+        raise ArgumentError(f"{source}: expected a function, a graph or a model, got {type(found).__name__}")
     name = source.rpartition(":")[2]
     with users_frames(source, "a function that can be traced"):
         entry = as_entry(cast("Exportable", found))

@@ -270,8 +270,8 @@ def test_passes_side_by_side(page: Page) -> None:
     removed[0].click()
     assert page.chosen() == {"stage": 0, "node": page.node(0, "transpose")}
     said = page.text("#inspector")
-    assert "gone in simplified" in said and "KERNEL OF WHAT TOOK IT IN\ncontract0" in said
-    page.js("document.querySelectorAll('.timeline .step')[1].click()")
+    assert "gone in rewritten" in said and "KERNEL OF WHAT TOOK IT IN\ncontract0" in said
+    page.js("[...document.querySelectorAll('.timeline button.step')].at(-1).click()")
     assert page.js("return document.querySelectorAll('.diff .kern').length") > 0
 
 
