@@ -18,7 +18,7 @@ from graphc.codegen.emit_memory import LANE, Affine, Memory, Symbol, place_of
 from graphc.codegen.emit_registers import Cell, Registers
 from graphc.codegen.emit_transfers import Transfers, plain_copy
 from graphc.codegen.emit_writer import Lines, Value, Writer, quoted
-from graphc.codegen.launch import HELD, launch_of, nest_height, static_trips
+from graphc.codegen.launch import HELD, check_stores, launch_of, nest_height, static_trips
 from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.kernel import (
@@ -194,6 +194,7 @@ class _Function:
         self._block(self.kernel.body)
         attributes = f'nounwind "no-builtins" {self.target.function_attributes}'.rstrip()
         if self.launched:
+            check_stores(self.kernel)
             block = launch_of(self.kernel).block
             attributes += ' "nvvm.reqntid"="' + ",".join(map(str, block)) + '"'
             if self.target.device is not None and math.prod(block) <= self.target.device.warp:
@@ -299,6 +300,9 @@ class _Function:
         if opcode is None or value.dtype is not stmt.buffer.dtype:
             got = f"{stmt.fn} of {value.dtype.name} into {stmt.buffer.dtype.name}"
             raise self.w.error("an atomic add, min or max of numbers of one type", got)
+        if self.target.has_threads and value.dtype.bits < 32:
+            # LLVM would swap the four bytes around it, which may reach beyond the buffer
+            raise self.w.error("an atomic operation on 32 or 64 bits on a GPU", value.dtype.name)
         place = place_of(self.x.linear(stmt.buffer, stmt.indices))
         self.memory.atomic(opcode, stmt.buffer, place, value, self.x.lanes, self.x.mask)
 

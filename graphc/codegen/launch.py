@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.errors import CompileError
-from graphc.ir.kernel import Const, For, If, Kernel, Stmt
+from graphc.ir.kernel import Atomic, Const, For, If, Kernel, Stmt, Store
 
 HELD = ("block", "thread")  # the bindings that a launch gives to hardware, where the target has it
 
@@ -77,3 +77,27 @@ def static_trips(stmt: For) -> int | None:
     if not (isinstance(stmt.start, Const) and isinstance(stmt.stop, Const)):
         return None
     return len(range(int(stmt.start.value), int(stmt.stop.value), stmt.step))
+
+
+def check_stores(kernel: Kernel) -> None:
+    """Raises `CompileError` for a store outside of a kernel's loops over threads: hardware would do it in every thread.
+
+    >>> from graphc.ir.kernel_text import parse_kernel
+    >>> loop = "for %t = 0 to 2 step 1 thread { store %x[%t] = 1.0 }"
+    >>> check_stores(parse_kernel(f"kernel @k(%x: f32[2] out) {{ {loop} }}"))
+    """
+    if nest_height(kernel.body, "thread"):
+        _check_stores(kernel, kernel.body)
+
+
+def _check_stores(kernel: Kernel, body: Sequence[Stmt]) -> None:
+    for stmt in body:
+        if isinstance(stmt, (Store, Atomic)) and stmt.buffer.space != "reg":
+            raise CompileError(
+                f"kernel @{kernel.name}: expected stores inside of the loops over threads, got one to "
+                f"%{stmt.buffer.name} outside: every thread would do it"
+            )
+        if isinstance(stmt, If):
+            _check_stores(kernel, (*stmt.body, *stmt.orelse))
+        elif isinstance(stmt, For) and stmt.binding != "thread":
+            _check_stores(kernel, stmt.body)
