@@ -5,6 +5,7 @@ In: a traced loss and the names of its parameters. Out: a `Derivation`, as LaTeX
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,11 +63,11 @@ class Derivation:
             if kind == "title":
                 figure.text(0.03, at, text, fontsize=13, weight="bold")
             elif kind == "formula":
-                figure.text(0.06, at, f"${_large(text)}$", fontsize=13)
+                figure.text(0.06, at, f"${_for_mathtext(text)}$", fontsize=13)
             else:
                 name, math, how = text.split("\t")
                 figure.text(0.06, at, name, fontsize=10, family="monospace")
-                figure.text(0.17, at, f"${_large(math)}$", fontsize=12)
+                figure.text(0.17, at, f"${_for_mathtext(math)}$", fontsize=12)
                 figure.text(0.66, at, how, fontsize=9, color="#555555")
         try:
             figure.savefig(path, dpi=110, facecolor="white")
@@ -82,8 +83,17 @@ def _height(kind: str, text: str) -> float:
     return 0.45 if kind == "title" else 0.62 if tall and kind == "formula" else 0.5 if tall else 0.36
 
 
-def _large(text: str) -> str:
-    """Fractions in the size of a display, which mathtext does not choose by itself."""
+_CASES = re.compile(
+    r"\\begin\{cases\} ((?:(?!\\begin\{cases\}).)*?) & (.*?) \\\\ (.*?) & \\text\{otherwise\} \\end\{cases\}"
+)
+
+
+def _for_mathtext(text: str) -> str:
+    """Fractions in the size of a display, which mathtext does not choose by itself, and cases, which it hasn't, in a line."""
+    while (found := _CASES.search(text)) is not None:
+        yes, condition, no = found.groups()
+        line = rf"\left({yes}\ \mathrm{{if}}\ {condition},\ \mathrm{{else}}\ {no}\right)"
+        text = text[: found.start()] + line + text[found.end() :]
     return text.replace(r"\frac", r"\dfrac")
 
 

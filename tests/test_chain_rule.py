@@ -129,6 +129,41 @@ def test_the_kernels_name_the_derivatives_that_they_compute() -> None:
     assert any("diagonal" in math and r"\delta_{3}" in math for math in text.values())
 
 
+def convolution(
+    w: graphc.Array, b: graphc.Array, a: graphc.Array, x: graphc.Array, y: graphc.Array
+) -> graphc.Array:
+    windows = graphc.stack([x[:, :, k : k + 14] for k in range(3)], axis=2)
+    h = graphc.tensordot(w, windows, axes=((1, 2), (1, 2)))
+    h = graphc.maximum(graphc.moveaxis(h, 0, 1) + b[:, None], 0.0)
+    out = h.reshape((8, 5 * 14)) @ a
+    return ((out - y) ** 2).mean()
+
+
+def test_a_convolution_is_a_product_with_its_windows(tmp_path: Path) -> None:
+    specs = graphc.f32[5, 3, 3], graphc.f32[5], graphc.f32[70, 2], graphc.f32[8, 3, 16], graphc.f32[8, 2]
+    derivation = derive(graphc.trace(convolution, *specs), ["w", "b", "a"], TARGET)
+    windows = r"[x_{:,:,0:14}, x_{:,:,1:15}, x_{:,:,2:16}]"
+    assert derivation.rule.forward[:4] == (
+        rf"h_{{1}} = \langle w, {windows} \rangle_{{jk}}",
+        "h_{2} = h_{1} + b",
+        r"h_{3} = \max\left(h_{2}, 0\right)",
+        "h_{4} = a^T h_{3}",
+    )
+    assert derivation.rule.derivatives[0].endswith(
+        rf"\mathrm{{diag}}(\varphi_{{3}}'(h_{{2}})) \cdot \langle \cdot, {windows} \rangle"
+    )
+    derivation.draw(tmp_path / "convolution.png")
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.Hardtanh, nn.Softplus], ids=lambda a: a.__name__
+)
+def test_activations_with_cases_are_drawn(activation: type[nn.Module], tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), activation(), nn.Linear(5, 3))
+    graph = graphc.trace(lambda x, y: nn.cross_entropy(model(x), y), graphc.f32[7, 4], graphc.i32[7])
+    derive(graph, parameters(graph), TARGET).draw(tmp_path / "rule.png")
+
+
 def test_all_formulas_can_be_drawn(tmp_path: Path) -> None:
     graph = network()
     derive(graph, parameters(graph), TARGET).draw(tmp_path / "rule.png")

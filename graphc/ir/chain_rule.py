@@ -236,24 +236,27 @@ class _Derivation:
         return stage.symbol if stage is not None else None
 
     def _formula(self, stage: Stage) -> str:
-        text = self._sum(stage.top) if self._affine(stage.top.node) else self._show(stage.top, stage.top)[0]
+        text = (
+            self._sum(stage.top, stage.top)
+            if self._affine(stage.top.node)
+            else self._show(stage.top, stage.top)[0]
+        )
         if len(text) <= _LONG:
             return text
         name = rf"f_{{{stage.number}}}" if stage.number else r"\ell"
         return rf"{name}\left({', '.join(self.symbol(v) or '' for v in stage.operands)}\right)"
 
-    def _sum(self, value: Value) -> str:
-        """A sum of contractions, as A x + b."""
-        node = core(value).node
+    def _sum(self, value: Value, top: Value) -> str:
+        """A sum of contractions, as A x + b; `top` is the stage that it makes, other stages are named."""
+        inner = core(value)
+        node = inner.node
+        if inner != top and (inner in self.symbols or inner in self.stage_of):
+            return self._show(value, None)[0]
         if "contraction" in node.op.traits:
             return self._product(node)
-        if (
-            core(value) in self.symbols
-            or node.op.name not in ("add", "sub")
-            or (core(value) != value and value in self.stage_of)
-        ):
+        if node.op.name not in ("add", "sub"):
             return self._show(value, None)[0]
-        left, right = (self._sum(v) for v in node.operands)
+        left, right = (self._sum(v, top) for v in node.operands)
         if "0" in (left, right):  # a recurrence that starts at zero
             return left if right == "0" else right if node.op.name == "add" else f"-{right}"
         return f"{left} {'+' if node.op.name == 'add' else '-'} {right}"
@@ -301,6 +304,11 @@ class _Derivation:
             text, binds = parts[0]
             inner = rf"\left({text}\right)" if binds in ("add", "sub") else text
             return node.op.latex.format(f"_{{{axes}}} {inner}").replace(" _{", "_{", 1), "add"
+        if node.op.name == "concat":
+            shown = [t for t, _ in parts]
+            if len(shown) > 4:
+                shown = [*shown[:2], r"\ldots", shown[-1]]
+            return rf"[{', '.join(shown)}]", ""
         if not node.op.latex:
             return rf"\mathrm{{{_text(node.op.name)}}}\left({', '.join(t for t, _ in parts)}\right)", ""
         loose = ("add", "sub", "neg")
@@ -346,13 +354,14 @@ class _Derivation:
     def _factors(self, stage: Stage, operand: Value) -> list[str]:
         """The partial derivative of a stage with respect to what it reads; several where it reads it several times."""
         if self._affine(stage.top.node):
-            return [f for f, _ in self._affine_factors(stage.top, operand, "")]
+            return [f for f, _ in self._affine_factors(stage.top, operand, "", stage.top)]
         if stage.pointwise and operand.type.size == stage.top.type.size:
             if len(stage.members) == 1:
                 (node,) = stage.members
-                return [
-                    self._diagonal(stage, node, i) for i, v in enumerate(node.operands) if core(v) == operand
-                ]
+                places = [i for i, v in enumerate(node.operands) if core(v) == operand]
+                factors = [self._diagonal(stage, node, i) for i in places]
+                if not any("cases" in f for f in factors):
+                    return factors
             if len([v for v in stage.operands if v in self.stage_of or v in self.wrt]) == 1:
                 function, argument = rf"\varphi_{{{stage.number}}}", self.symbol(operand) or ""
                 plain = stage.formula.replace(argument, "h")
@@ -376,14 +385,19 @@ class _Derivation:
         function = found[1] if found else rf"\mathrm{{{node.op.name}}}"
         derivative = squares(scalar.to_latex(tree, ["h", "y"], latex_of))
         where = rf",\quad y = {node.op.latex.format('h')}" if "y" in derivative.replace("pty", "") else ""
-        self.rules[rf"{function}'(h) = {derivative}{where}"] = None
+        if "cases" not in derivative:
+            self.rules[rf"{function}'(h) = {derivative}{where}"] = None
         return rf"\mathrm{{diag}}({function}'({names[0]}))"
 
-    def _affine_factors(self, value: Value, operand: Value, sign: str) -> list[tuple[str, Node | None]]:
+    def _affine_factors(
+        self, value: Value, operand: Value, sign: str, top: Value
+    ) -> list[tuple[str, Node | None]]:
         """The matrices that a sum of contractions applies to an operand, and which contraction does."""
         node = core(value).node
         if core(value) == operand:
             return [(sign, None)]
+        if core(value) in self.stage_of and core(value) != top:
+            return []
         if "contraction" in node.op.traits:
             return [
                 (sign + self._matrix(node, i), node)
@@ -394,7 +408,10 @@ class _Derivation:
             return []
         left, right = node.operands
         minus = {"": "-", "-": ""}[sign] if node.op.name == "sub" else sign
-        return [*self._affine_factors(left, operand, sign), *self._affine_factors(right, operand, minus)]
+        return [
+            *self._affine_factors(left, operand, sign, top),
+            *self._affine_factors(right, operand, minus, top),
+        ]
 
     def _matrix(self, node: Node, position: int) -> str:
         """What a product applies to one operand: the other one."""
