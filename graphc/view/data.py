@@ -56,8 +56,8 @@ def page_data(
 
     >>> import graphc
     >>> data = page_data(graphc.compile(lambda x: x * x + 1, graphc.f32[3], name="f"))
-    >>> data["name"], [stage["name"] for stage in data["stages"]], len(data["kernels"])
-    ('f', ['traced', 'simplified', 'fused'], 1)
+    >>> data["name"], data["stages"][0]["name"], len(data["kernels"])
+    ('f', 'traced', 1)
     """
     views = [stage_view(name, graph) for name, graph in compiled.stages.items()]
     changes = [compare(a, b) for a, b in pairwise(views)]
