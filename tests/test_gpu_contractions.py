@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptx.assembler import assemble, find_assembler
+from ptx.assembler import assemble, assembled, find_assembler
 from ptx.build import Built, run
 from ptx.errors import PtxError
 
@@ -89,7 +89,7 @@ def built(kernel: Kernel, target: Target = GPU) -> Built:
     """The kernel's text and PTX, verified."""
     verify_kernel(kernel)
     llvm = emit_kernels([kernel], target)
-    return Built(kernel, llvm, compile_assembly(llvm, target))
+    return Built(kernel, llvm, assembled(compile_assembly(llvm, target)))
 
 
 def check(form: str, a: np.ndarray, b: np.ndarray, result: np.ndarray, precise: float = 1e-6) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptx.assembler import assemble, find_assembler
+from ptx.assembler import assemble, assembled, find_assembler
 from ptx.build import Built, run
 from ptx.programs import BuiltProgram, build_program
 
@@ -70,7 +70,7 @@ def kernel_of(region: Graph, target: Target = GPU) -> Kernel:
 
 def ptx_of(kernel: Kernel, target: Target = GPU) -> Built:
     llvm = emit_kernels([kernel], target)
-    return Built(kernel, llvm, compile_assembly(llvm, target))
+    return Built(kernel, llvm, assembled(compile_assembly(llvm, target)))
 
 
 def expected(region: Graph, arrays: list[np.ndarray]) -> np.ndarray:

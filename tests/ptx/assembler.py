@@ -72,6 +72,18 @@ def assemble(ptx: str, arch: str = "sm_80") -> dict[str, Usage]:
     return usage_from(messages)
 
 
+@cache
+def assembled(ptx: str) -> str:
+    """The same PTX, after ptxas has taken it for sm_80 and sm_90 (for sm_90 alone where it asks for that); each text once.
+
+    Nothing is checked where there is no ptxas. Raises `AssemblyError` like `assemble`.
+    """
+    if find_assembler() is not None:
+        for arch in ("sm_80", "sm_90")[".target sm_90" in ptx :]:
+            assemble(ptx, arch)
+    return ptx
+
+
 def usage_from(messages: str) -> dict[str, Usage]:
     """The figures in what ``ptxas -v`` prints."""
     found = {}

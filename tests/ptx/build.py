@@ -15,6 +15,7 @@ from graphc.ir.kernel import Kernel
 from graphc.ir.kernel_text import parse_kernels
 from graphc.ir.kernel_verify import verify_kernel
 from graphc.ir.types import bool_
+from ptx.assembler import assembled
 from ptx.machine import Memory, Module, launch
 
 NVPTX = target_from_name("nvptx64")
@@ -34,7 +35,7 @@ def build(text: str) -> Built:
     kernel = list(parse_kernels(text).values())[-1]
     verify_kernel(kernel)
     llvm = emit_kernels([kernel], NVPTX)
-    return Built(kernel, llvm, compile_assembly(llvm, NVPTX))
+    return Built(kernel, llvm, assembled(compile_assembly(llvm, NVPTX)))
 
 
 def scalar_bytes(kernel: Kernel, scalars: Sequence[int | float]) -> list[bytes]:

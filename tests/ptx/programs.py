@@ -16,6 +16,7 @@ from graphc.ir.graph import Graph
 from graphc.ir.plan import Plan, run_plan
 from graphc.program import Donated, compile_ptx
 from graphc.runtime.launches import Copy, LaunchTable, Place, array_bytes
+from ptx.assembler import assembled
 from ptx.build import NVPTX, parameters
 from ptx.machine import Memory, Module, launch
 
@@ -72,6 +73,6 @@ class BuiltProgram:
 
 
 def build_program(graph: Graph, donated: Donated = (), target: Target = NVPTX) -> BuiltProgram:
-    """The graph, through every pass to PTX and a launch table."""
+    """The graph, through every pass to PTX, which NVIDIA's assembler takes, and a launch table."""
     lowered, ptx = compile_ptx(graph, target, donated, {})
-    return BuiltProgram(graph, lowered.plan, ptx, launch_table(lowered.plan))
+    return BuiltProgram(graph, lowered.plan, assembled(ptx), launch_table(lowered.plan))
