@@ -120,4 +120,4 @@ def _difference(
     values = [at(k * step) for k in (-2, -1, 1, 2)]
     quotient = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     rounding = 16 * np.finfo(np.float64).eps * max(map(abs, values)) / step
-    return quotient, rounding
+    return quotient, float(rounding)

@@ -256,7 +256,8 @@ class orthogonal:
             )
         q, r = np.linalg.qr(flat)
         q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-        return self.gain * (q.T if rows < columns else q).reshape(shape)
+        orthogonal: np.ndarray = self.gain * (q.T if rows < columns else q).reshape(shape)
+        return orthogonal
 
 
 @overload
