@@ -357,8 +357,9 @@ def compile(
     path, else with the first output of its type that is left. `threads` is accepted for later; execution is serial.
     `check` names what every call shall look for, at the cost of speed: "nan" raises `NonFiniteError` with the line of the
     first op, forward or backward, that makes a NaN or an infinity; "bounds" raises `IndexRangeError` where an index
-    of a gather or scatter is out of range (and proves the kernels' own accesses); "stages" runs the interpreter of every
-    level beside the machine code and raises `MiscompiledError` with the first pass or kernel that differs. Donated
+    of a gather or scatter is out of range (and proves the kernels' own accesses); "stages" interprets
+    the graph after every pass, compares each kernel's machine code with the region that it computes, interprets its loops
+    where they differ, and raises `MiscompiledError` with the first pass or kernel that differs. Donated
     memory is unchanged where a check fails.
     `precision` says how exactly a GPU multiplies f32 operands of contractions, on its tensor cores: "tf32", "f16" or "bf16"
     (sums stay f32); "f32" is exact, and all that a processor has.
