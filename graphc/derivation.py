@@ -125,9 +125,7 @@ def _tagged(graph: Graph, stages: Sequence[Stage]) -> Graph:
     build = Builder()
     new: dict[Value, Value] = {v: build.input(v.type, v.node.name) for v in graph.inputs}
     for node in graph.nodes:
-        loc = replace(node.loc, scope=str(stage_of.get(node, "")), note="")
-        copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, loc, node.name)
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new, loc=replace(node.loc, scope=str(stage_of.get(node, "")), note=""))
     return build.graph(graph.name, [new[v] for v in graph.outputs])
 
 

@@ -88,10 +88,8 @@ def gather_diagonals(graph: Graph, rules: Sequence[Rewrite] = ()) -> Graph:
             build.loc = node.loc
             new[node.results[0]] = build.mul(new[diagonal.cotangent], built(diagonal), diagonal=True)
             continue
-        operands = [new[v] for v in node.operands]
-        copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
+        copy = build.copy(node, new)
         copy.other_locs.extend(loc for loc in node.other_locs if loc not in copy.other_locs)
-        new.update(zip(node.results, copy.results, strict=True))
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 

@@ -424,10 +424,7 @@ class _Fusion:
         build = Builder()
         new = build.inputs_for(operands)
         for node in members:
-            copy = build.emit(
-                node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-            )
-            new.update(zip(node.results, copy.results, strict=True))
+            build.copy(node, new)
         own = set(group.nodes)
         results = [
             v

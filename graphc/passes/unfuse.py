@@ -29,13 +29,12 @@ def unfuse(graph: Graph) -> Graph:
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:
-        operands = [new[v] for v in node.operands]
         if node.op.name == "fused":
+            operands = [new[v] for v in node.operands]
             # regions of a valid graph hold no fused nodes; should one do, this takes it out as well
             new.update(zip(node.results, build.inline(unfuse(node.regions[0]), operands), strict=True))
             continue
-        copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     plain = build.graph(graph.name, [new[v] for v in graph.outputs], "traced", graph.output_names)
     differentiated = any("diagonal" in node.attrs for node in plain.nodes)
     stage = "differentiated" if differentiated else "traced"

@@ -46,11 +46,7 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     new = dict(zip(graph.inputs, inputs, strict=True))
     forward: list[Node] = []
     for node in graph.nodes:
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
-        forward.append(copy)
+        forward.append(build.copy(node, new))
     outputs = [new[v] for v in graph.outputs]
     cotangents = _Cotangents(build)
     if not seeds:
