@@ -25,9 +25,7 @@ Infer = Callable[[Sequence[TensorType], "Attrs", "tuple[Graph, ...]"], "tuple[Te
 Ref = Callable[[Sequence[np.ndarray], "Attrs"], Sequence[np.ndarray]]
 Adjoint = Callable[["Builder", "Node", "Sequence[Value | None]"], "Sequence[Value | None]"]
 Run = Callable[["Graph", Sequence[np.ndarray]], Sequence[np.ndarray]]
-Control = Callable[
-    [Sequence[np.ndarray], "Attrs", "Sequence[Graph]", Run], Sequence[np.ndarray]
-]
+Control = Callable[[Sequence[np.ndarray], "Attrs", "Sequence[Graph]", Run], Sequence[np.ndarray]]
 Pullback = Callable[["Sequence[Value | None]"], "Sequence[Value | None]"]
 # a region, the positions of inputs, those of outputs that have cotangents -> the region with these cotangents as further
 # inputs and the inputs' cotangents as further outputs (or, for tangents: with tangents of inputs and of outputs)

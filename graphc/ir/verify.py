@@ -45,7 +45,8 @@ def verify(graph: Graph) -> None:
 
 
 class _Verifier:
-    """The rules on one graph or region; `outer` are the nodes around a region, `where` names it in errors, `fused` says whose it is."""
+    """The rules on one graph or region; `outer` are the nodes around a region, `where` names it in errors, `fused` says
+    that it is a kernel's."""
 
     def __init__(
         self, graph: Graph, stage: str, outer: frozenset[Node], where: str, fused: bool = False

@@ -19,6 +19,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType
+from graphc.passes.regions import inside
 from graphc.passes.rewrite import Rewrite, Rewriter, splat_of
 
 Range = tuple[float, float]
@@ -70,6 +71,7 @@ def gather_diagonals(graph: Graph, rules: Sequence[Rewrite] = ()) -> Graph:
       return %4
     }
     """
+    graph = inside(graph, lambda region: gather_diagonals(region, rules))
     gathered = _Search(graph).found
     if not gathered:
         return graph

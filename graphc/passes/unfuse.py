@@ -6,6 +6,7 @@ In: a graph of any stage. Out: the same computation without `fused` nodes, "diff
 from __future__ import annotations
 
 from graphc.ir.graph import Builder, Graph
+from graphc.passes.regions import inside
 
 
 def unfuse(graph: Graph) -> Graph:
@@ -26,6 +27,7 @@ def unfuse(graph: Graph) -> Graph:
       return %0
     }
     """
+    graph = inside(graph, unfuse)
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:

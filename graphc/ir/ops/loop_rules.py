@@ -7,7 +7,7 @@ branch's vjp, which computes that branch again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from graphc.ir.graph import Builder, Graph, Node, Value
 from graphc.ir.opdef import Augmented, Derive
 from graphc.ir.ops.residuals import is_recomputed, residuals
 from graphc.ir.ops.scan_parts import ScanParts
-from graphc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attr
