@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from graphc import errors as errors
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
+    from graphc.calls import checkpoint as checkpoint
+    from graphc.calls import custom_vjp as custom_vjp
     from graphc.compiler import compile as compile
     from graphc.entries import Entry as Entry
     from graphc.entries import training_entries as training_entries
@@ -80,6 +82,7 @@ _PLACES = {
     "to_onnx": "graphc.onnx_export",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "check_grads": "graphc.gradcheck",
+    **dict.fromkeys(("checkpoint", "custom_vjp"), "graphc.calls"),
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from graphc.codegen.ordering import without_order
 from graphc.codegen.schedules import in_place_candidates, schedule
 from graphc.codegen.separate import separate
 from graphc.codegen.split import split_sums
@@ -90,7 +91,8 @@ class _Order:
 
 class _Planner:
     def __init__(self, graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> None:
-        self.graph = graph
+        self.graph, self.waits = without_order(graph)
+        graph = self.graph
         self.target = target
         self.donated = tuple(donated)
         for i, j in donated:
@@ -138,6 +140,8 @@ class _Planner:
             for v in node.operands:
                 if v in producers:
                     order.add(producers[v], node)
+            for earlier in self.waits.get(node, ()):
+                order.add(earlier, node)
         for position, value in enumerate(graph.outputs):
             donor = donors.get(position)
             if value in inputs and value != donor and value in donors.values():

@@ -15,6 +15,7 @@ import numpy as np
 
 from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir import scalar
+from graphc.ir.batching import Batch
 from graphc.ir.scalar import PRIMITIVES, SCALARS, Scalar
 from graphc.ir.types import DTYPES, DType, TensorType, bool_, f32, f64, i32, i64, u8, u32
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Infer = Callable[[Sequence[TensorType], "Attrs", "tuple[Graph, ...]"], "tuple[TensorType, ...]"]
 Ref = Callable[[Sequence[np.ndarray], "Attrs"], Sequence[np.ndarray]]
 Adjoint = Callable[["Builder", "Node", "Sequence[Value | None]"], "Sequence[Value | None]"]
+Tangent = Callable[["Builder", "Node", "Sequence[Value | None]"], "Sequence[Value | None]"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class OpDef:
 
     A pointwise op has `expr` (and `diagonal`, the diagonal of its Jacobian for each operand); any other
     differentiable op states its `adjoint`: from the cotangents of its results those of its operands. An op with
-    neither says why in `no_derivative`.
+    neither says why in `no_derivative`. Forward mode follows from the same facts (`passes.jvp`), or is stated as `tangent`:
+    from the tangents of the operands those of the results, None where there is none. `batch` says what the op makes of
+    many examples (`ir.batching`).
     """
 
     name: str
@@ -52,6 +56,11 @@ class OpDef:
     ref: Ref
     arity: int | None = None  # None: any number of operands
     adjoint: Adjoint | None = None
+    tangent: Tangent | None = None
+    batch: Batch | None = None
+    differentiated: Callable[[Node], tuple[Graph, ...]] | None = (
+        None  # its regions where it is differentiated
+    )
     no_derivative: str = ""
     expr: Scalar | None = None  # arguments are the operands
     diagonal: tuple[Scalar | None, ...] = ()  # arguments are the operands, then the result

@@ -11,7 +11,7 @@ Grammar (whitespace is free, comments run from ``#`` or ``//`` to the end of the
     inputs    := %NAME ":" TYPE ("," %NAME ":" TYPE)*
     results   := (%NAME ":")? TYPE ("," (%NAME ":")? TYPE)*
     body      := operation* "return" (%NAME ("," %NAME)*)?
-    operation := %NAME ("," %NAME)* "=" WORD operands? attrs? ":" types region? LOC?
+    operation := %NAME ("," %NAME)* "=" WORD operands? attrs? ":" types region* LOC?
     operands  := %NAME ("," %NAME)* | value                      (a value: of a const)
     attrs     := "{" (WORD ("=" value)?) ("," ...)* "}"           (a name alone is true)
     value     := INT | FLOAT | STRING | "true" | "false" | DTYPE | TYPE | @NAME | "[" (value ("," value)*)? "]"
@@ -306,7 +306,7 @@ class _Parser:
         if op.name == "const" and len(types) == 1:
             rounded = canonical_number(attrs["value"], types[0].dtype)
             attrs["value"] = attrs["value"] if rounded is None else rounded
-        regions = self._region(op, attrs, depth)
+        regions = self._regions(op, attrs, depth)
         loc = self._loc()
         names = [self._name(t) for t in results]
         try:
@@ -348,6 +348,12 @@ class _Parser:
                 self._fail(f"expected each attribute once, got {token.text} a second time", token)
             attrs[token.text] = self._value(0) if self._skip_text("=") else True
             self._comma_or("}")
+
+    def _regions(self, op: OpDef, attrs: Mapping[str, Attr], depth: int) -> list[Graph]:
+        found: list[Graph] = []
+        while region := self._region(op, attrs, depth):
+            found += region
+        return found
 
     def _region(self, op: OpDef, attrs: Mapping[str, Attr], depth: int) -> list[Graph]:
         token = self._tokens[self._at]

@@ -119,7 +119,8 @@ class _Recomputation:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.inputs = set(graph.inputs)
-        self.outputs = set(graph.outputs)
+        ordered = [v for n in graph.nodes if "order" in n.op.traits for v in n.operands]
+        self.outputs = {*graph.outputs, *ordered}  # what has to be in memory
         self.output_types = {v.type for v in graph.outputs}
         self.regions = {
             n: _Region(n, n.regions[0], n.operands, n.results) for n in graph.nodes if n.op.name == "fused"
@@ -269,7 +270,9 @@ class _Recomputation:
         new = {v: build.input(v.type, v.node.name, v.node.loc) for v in self.graph.inputs}
         for node in self.graph.nodes:
             if node.op.name != "fused":
-                copy = build.emit(node.op, (), node.attrs, loc=node.loc, name=node.name)
+                copy = build.emit(
+                    node.op, [new[v] for v in node.operands], node.attrs, (), node.loc, node.name
+                )
                 new.update(zip(node.results, copy.results, strict=True))
             elif node in self.regions:
                 region = self.regions[node]

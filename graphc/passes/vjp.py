@@ -46,9 +46,8 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     new = dict(zip(graph.inputs, inputs, strict=True))
     forward: list[Node] = []
     for node in graph.nodes:
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
+        regions = node.op.differentiated(node) if node.op.differentiated is not None else node.regions
+        copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, regions, node.loc, node.name)
         new.update(zip(node.results, copy.results, strict=True))
         forward.append(copy)
     outputs = [new[v] for v in graph.outputs]
@@ -149,6 +148,8 @@ def _sweep(
             ]
         elif node.op.adjoint is not None:
             parts = node.op.adjoint(build, node, totals)
+        elif "recomputed" in node.op.traits:
+            parts = _recomputed(build, node, totals, loss)
         else:
             continue  # the op has no derivative: nothing flows through it (its reason is in the registry)
         for operand, part in zip(node.operands, parts, strict=True):
@@ -157,6 +158,21 @@ def _sweep(
     for value in wanted:
         build.loc = value.node.loc.with_note(f"d {loss} / d {value.node.name}")
         cotangents.total(value)
+
+
+def _recomputed(
+    build: Builder, node: Node, cotangents: Sequence[Value | None], loss: str
+) -> Sequence[Value | None]:
+    """The pullback of a region whose values were not kept: it is computed again, from operands `after` a cotangent."""
+    region = node.regions[0]
+    floats = [i for i, v in enumerate(region.outputs) if v.dtype.is_float]
+    seeds = [cotangents[i] or build.zeros(region.outputs[i].type) for i in floats]
+    token = next(g for g in cotangents if g is not None)
+    outputs = [region.outputs[i] for i in floats]
+    derived = vjp(region.with_outputs(outputs, [loss, *[""] * (len(outputs) - 1)]))
+    late = [build.after(v, token) for v in node.operands]
+    gradients = iter(build.inline(derived, [*late, *seeds])[len(floats) :])
+    return [next(gradients) if v.dtype.is_float else None for v in node.operands]
 
 
 def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
