@@ -45,14 +45,15 @@ def batch_graph(graph: Graph, batched: Sequence[bool], size: int) -> Graph:
         build.input(many(v.type, size) if b else v.type, v.node.name, v.node.loc)
         for v, b in zip(graph.inputs, batched, strict=True)
     ]
-    outputs = batch_into(build, graph, inputs, batched, size)
+    found = batch_into(build, graph, inputs, batched, size)
+    outputs = [value if has_batch else whole(build, value, size) for value, has_batch in found]
     return build.graph(graph.name, outputs, graph.stage, graph.output_names)
 
 
 def batch_into(
     build: Builder, graph: Graph, inputs: Sequence[Value], batched: Sequence[bool], size: int
-) -> list[Value]:
-    """The outputs of `size` examples in this builder; each has the batch first."""
+) -> list[tuple[Value, bool]]:
+    """The outputs of `size` examples in this builder, and whether they have a batch: others are the same for all."""
     new = dict(zip(graph.inputs, inputs, strict=True))
     has_batch = {v for v, b in zip(graph.inputs, batched, strict=True) if b}
     for node in graph.nodes:
@@ -66,7 +67,7 @@ def batch_into(
             results = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name).results
         build.loc = outer
         new.update(zip(node.results, results, strict=True))
-    return [new[v] if v in has_batch else whole(build, new[v], size) for v in graph.outputs]
+    return [(new[v], v in has_batch) for v in graph.outputs]
 
 
 def batch_node(
@@ -109,7 +110,7 @@ def to_front(build: Builder, value: Value, dim: int) -> Value:
     return build.transpose(value, perm=(dim, *(d for d in range(value.type.rank) if d != dim)))
 
 
-def shifted(*names: str) -> Batch:
+def along(*names: str) -> Batch:
     """The rule of an op whose attributes `names` are dimensions, or lists of them: each moves up by one."""
 
     def attrs(node: Node, size: int) -> Mapping[str, Attr]:

@@ -182,12 +182,9 @@ class _Fusion:
         return True
 
     def _is_stored(self, node: Node) -> bool:
-        """True of nodes whose results live in memory whatever fusion does: inputs, dense constants, what is ordered."""
-        return (
-            node in self.inputs
-            or "order" in node.op.traits
-            or (node.op.name == "const" and isinstance(node.attrs["value"], Dense))
-        )
+        """True of nodes whose results live in memory whatever fusion does: inputs, dense constants, ordered values."""
+        dense = node.op.name == "const" and isinstance(node.attrs["value"], Dense)
+        return node in self.inputs or dense or "order" in node.op.traits
 
     def _sources(self, value: Value) -> Iterable[Value]:
         """What is read when `value` is: itself, or what the views that make it read."""

@@ -38,7 +38,7 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
       return %0, %3
     }
     """
-    targets = _targets(graph, wrt)
+    targets = float_inputs(graph, wrt, "vjp")
     if not seeds:
         check_scalar_output(graph)
     build = Builder()
@@ -58,17 +58,17 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
         if seeds and output.dtype.is_float:
             name = (graph.output_names[position] if graph.output_names else "") or str(position)
             taken = [v.node.name for v in build.inputs]
-            cotangents.add(output, build.input(output.type, _fresh(f"d_{name}", taken)))
+            cotangents.add(output, build.input(output.type, fresh_name(f"d_{name}", taken)))
     wanted = [new[v] for v in targets]
     _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
     names = list(graph.output_names or ("",) * len(outputs))
     for value in wanted:
-        names.append(_fresh(f"d_{value.node.name}", names))
+        names.append(fresh_name(f"d_{value.node.name}", names))
     return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
 
 
-def _fresh(name: str, taken: Sequence[str]) -> str:
+def fresh_name(name: str, taken: Sequence[str]) -> str:
     """The name, numbered where it is taken: a second derivative has two gradients with respect to one input."""
     number = 1
     fresh = name
@@ -78,19 +78,20 @@ def _fresh(name: str, taken: Sequence[str]) -> str:
     return fresh
 
 
-def _targets(graph: Graph, wrt: Sequence[str | int] | None) -> list[Value]:
+def float_inputs(graph: Graph, wrt: Sequence[str | int] | None, what: str) -> list[Value]:
+    """The inputs `wrt`, by name or position; every float input where it is None. `what` asks, for errors."""
     if wrt is None:
         return [v for v in graph.inputs if v.dtype.is_float]
     by_name = {v.node.name: v for v in graph.inputs}
     targets = []
     for key in wrt:
         if isinstance(key, str) and key not in by_name:
-            raise ArgumentError(f"vjp: wrt: expected one of {', '.join(by_name)}, got {key!r}")
+            raise ArgumentError(f"{what}: wrt: expected one of {', '.join(by_name)}, got {key!r}")
         if isinstance(key, int) and not 0 <= key < len(graph.inputs):
-            raise ArgumentError(f"vjp: wrt: expected an input below {len(graph.inputs)}, got {key}")
+            raise ArgumentError(f"{what}: wrt: expected an input below {len(graph.inputs)}, got {key}")
         value = by_name[key] if isinstance(key, str) else graph.inputs[key]
         if not value.dtype.is_float:
-            raise DTypeError(f"vjp: wrt: %{value.node.name}: expected a float input, got {value.type!r}")
+            raise DTypeError(f"{what}: wrt: %{value.node.name}: expected a float input, got {value.type!r}")
         targets.append(value)
     return targets
 
@@ -141,7 +142,7 @@ def _sweep(
             (g,) = totals
             assert g is not None
             parts: Sequence[Value | None] = [
-                _times_diagonal(build, g, diagonal, node)
+                times_diagonal(build, g, diagonal, node)
                 if diagonal is not None and operand in needed
                 else None
                 for diagonal, operand in zip(node.op.diagonal, node.operands, strict=True)
@@ -175,7 +176,7 @@ def _recomputed(
     return [next(gradients) if v.dtype.is_float else None for v in node.operands]
 
 
-def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
+def times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
     """g ⊙ diagonal. A factor of 0, 1 or -1 needs no product; a choice between factors stays a choice, so that a
     derivative that is 0 stops an infinite or NaN cotangent."""
     args = (*node.operands, *node.results)
@@ -187,8 +188,8 @@ def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> V
     if diagonal.fn == "select":
         condition, yes, no = diagonal.args
         if condition.fn == "arg" or _is_condition(condition):
-            chosen = _times_diagonal(build, g, yes, node)
-            other = _times_diagonal(build, g, no, node)
+            chosen = times_diagonal(build, g, yes, node)
+            other = times_diagonal(build, g, no, node)
             if chosen is None and other is None:
                 return None
             zero = build.zeros(g.type)
