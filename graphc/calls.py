@@ -25,7 +25,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Graph, Value
 from graphc.ir.loc import here
 from graphc.ir.opdef import OpDef
-from graphc.transforms import Function, _Direct, _inner_trace, _traced_leaves
+from graphc.transforms import Direct, Function, inner_trace, traced_leaves
 
 
 def checkpoint(fn: Function) -> Function:
@@ -43,7 +43,7 @@ def checkpoint(fn: Function) -> Function:
 
     def traced(*args: object, **options: object) -> object:
         inner = functools.partial(fn, **options) if options else fn
-        part = _inner_trace("checkpoint", inner, args, argument_names(fn, len(args)), function_name(fn))
+        part = inner_trace("checkpoint", inner, args, argument_names(fn, len(args)), function_name(fn))
         return _emitted(ops.checkpoint, part, args, [part.graph])
 
     return _callable(fn, traced, "checkpoint")
@@ -218,11 +218,11 @@ def _callable(fn: Function, traced: Function, what: str) -> Function:
     def whole(*args: object, **options: object) -> object:
         return traced(*args, **options)
 
-    direct = _Direct(whole)
+    direct = Direct(whole)
 
     @functools.wraps(fn, updated=())
     def call(*args: object, **options: object) -> object:
-        if current_trace() is None and not _traced_leaves((args, options)):
+        if current_trace() is None and not traced_leaves((args, options)):
             return direct(*args, **options)
         return traced(*args, **options)
 
