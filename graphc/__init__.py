@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphc import errors as errors
+    from graphc.batched import vmap as vmap
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
+    from graphc.calls import checkpoint as checkpoint
+    from graphc.calls import custom_vjp as custom_vjp
     from graphc.compiler import compile as compile
     from graphc.control import cond as cond
     from graphc.control import scan as scan
@@ -47,10 +50,15 @@ if TYPE_CHECKING:
     from graphc.ir.types import u8 as u8
     from graphc.ir.types import u32 as u32
     from graphc.ir.verify import verify as verify
+    from graphc.jacobians import hessian as hessian
+    from graphc.jacobians import jacobian as jacobian
     from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
     from graphc.streams import Stream as Stream
     from graphc.streams import streaming as streaming
+    from graphc.tangents import hvp as hvp
+    from graphc.tangents import jvp as jvp
+    from graphc.tangents import linearize as linearize
     from graphc.training import DivergedError as DivergedError
     from graphc.training import fit as fit
     from graphc.transforms import grad as grad
@@ -84,6 +92,10 @@ _PLACES = {
     "to_onnx": "graphc.onnx_export",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "check_grads": "graphc.gradcheck",
+    **dict.fromkeys(("checkpoint", "custom_vjp"), "graphc.calls"),
+    **dict.fromkeys(("jvp", "linearize", "hvp"), "graphc.tangents"),
+    **dict.fromkeys(("jacobian", "hessian"), "graphc.jacobians"),
+    "vmap": "graphc.batched",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graphc.codegen.target import Target
 from graphc.errors import ArtifactError, GraphcError
-from graphc.ir.chain_rule import ChainRule, chain_rule, core
+from graphc.ir.chain_rule import ChainRule, chain_rule, core, readable
 from graphc.ir.cost import summary
 from graphc.ir.formulas import Stage
 from graphc.ir.graph import Builder, Graph, Node, Value
@@ -108,6 +108,7 @@ def derive(graph: Graph, wrt: Sequence[str] | None, target: Target) -> Derivatio
     >>> [name for name, _, _ in derive(graph, ["A"], host_target()).kernels]
     ['contract0', 'reduce0', 'contract1']
     """
+    graph = readable(graph)
     rule = chain_rule(graph, wrt)
     tagged = _tagged(graph.with_outputs(graph.outputs[:1]), rule.stages)
     names = list(wrt) if wrt is not None else [v.node.name for v in graph.inputs if v.dtype.is_float]

@@ -17,6 +17,7 @@ import numpy as np
 from graphc.errors import CompileError, GraphcError
 from graphc.ir.files import write_atomically
 from graphc.ir.graph import Dense, Graph, Node
+from graphc.ir.inline import plain
 from graphc.ir.loc import UNKNOWN
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.printer import print_attr, value_names
@@ -70,6 +71,7 @@ def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
 
     if graph.stage == "fused":
         graph = unfuse(graph)
+    graph = plain(graph)
     if not custom_ops:
         _refuse(graph)
     names = value_names(graph)

@@ -22,6 +22,7 @@ from graphc import __version__
 from graphc.config import config
 from graphc.errors import ArgumentError, GraphcError, TargetError
 from graphc.ir.graph import Graph
+from graphc.ir.inline import inline
 from graphc.ir.verify import verify
 from graphc.runtime.abi import ProgramInfo, identifier
 from graphc.runtime.executable import Executable
@@ -92,7 +93,10 @@ def lower_to_plan(
         verify(graph)
     clock("verify")
     stages = {"traced": graph}
-    stages["rewritten"] = apply_rules(graph)
+    plain = inline(graph)
+    if plain is not graph:
+        stages["inlined"] = plain
+    stages["rewritten"] = apply_rules(plain)
     stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
     stages["grouped"] = group(stages["simplified"])
     stages["recomputed"] = recompute(stages["grouped"])

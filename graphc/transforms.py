@@ -80,17 +80,17 @@ def vjp(fn: Function, *args: object) -> tuple[object, Callable[[object], tuple[o
     >>> pullback(np.float32([1, 10]))
     (array([ 3., 40.], dtype=float32), array([ 1., 20.], dtype=float32))
     """
-    if current_trace() is None and not _traced_leaves(args):
-        outputs = _Direct(fn)(*args)
+    if current_trace() is None and not traced_leaves(args):
+        outputs = Direct(fn)(*args)
         results, shape = flatten(outputs)
-        pull = _Direct(_pulled_back(fn))
+        pull = Direct(_pulled_back(fn))
 
         def run(cotangents: object) -> tuple[object, ...]:
-            leaves = zip(_matched(shape, cotangents), results, strict=True)
+            leaves = zip(matched(shape, cotangents), results, strict=True)
             given = shape.unflatten(
                 [np.full_like(y, g) if isinstance(g, (int, float)) else g for g, y in leaves]
             )
-            return _tuple(pull(args, given))
+            return as_tuple(pull(args, given))
 
         return outputs, run
     return _Pullback.of(fn, args)
@@ -111,7 +111,7 @@ def _differentiated(
     what: str, fn: Function, wrt: Wrt, has_aux: bool, form: Callable[[object, object, object], object]
 ) -> Function:
     def traced(*args: object, **options: object) -> object:
-        positions = _positions(what, fn, wrt, len(args))
+        positions = positions_of(what, fn, wrt, len(args))
 
         @functools.wraps(fn, updated=())
         def inner(*chosen: object) -> object:
@@ -122,39 +122,39 @@ def _differentiated(
             result = fn(*full, **options)
             if has_aux and not (isinstance(result, tuple) and len(result) == 2):
                 raise TraceError(
-                    f"{here().prefix}{what}: expected (loss, aux) with has_aux, got {_shown(result)}"
+                    f"{here().prefix}{what}: expected (loss, aux) with has_aux, got {shown(result)}"
                 )
             return result if has_aux else (result, None)
 
         chosen = tuple(args[p] for p in positions)
         names = argument_names(fn, len(args))
-        part = _inner_trace(what, inner, chosen, [names[p] for p in positions], function_name(fn))
-        _check_floats(what, part.graph, part.inputs.size)
+        part = inner_trace(what, inner, chosen, [names[p] for p in positions], function_name(fn))
+        check_floats(what, part.graph, part.inputs.size)
         _check_loss(what, part)
         graph = part.graph
         loss_graph = graph.with_outputs(graph.outputs[:1], ())
         derived = derive(loss_graph, list(range(part.inputs.size)), seeds=False)
-        results = _inline(part, chosen, graph, len(graph.outputs))  # the losses of both graphs are one node
-        gradients = _inline(part, chosen, derived, part.inputs.size)
-        tree, whole = _tuple(part.inputs.unflatten(gradients)), _tuple(part.outputs.unflatten(results))
+        results = inlined(part, chosen, graph, len(graph.outputs))  # the losses of both graphs are one node
+        gradients = inlined(part, chosen, derived, part.inputs.size)
+        tree, whole = as_tuple(part.inputs.unflatten(gradients)), as_tuple(part.outputs.unflatten(results))
         single = isinstance(wrt, (int, str))
         return form(whole[0], tree[0] if single else tree, whole[1])
 
     functools.update_wrapper(traced, fn)
     traced.__name__ = f"{what}_{function_name(fn)}"
     traced.__doc__ = f"{what} of {function_name(fn)} with respect to {wrt!r}."
-    direct = _Direct(traced)
+    direct = Direct(traced)
 
     @functools.wraps(traced)
     def call(*args: object, **options: object) -> object:
-        if current_trace() is None and not _traced_leaves((args, options)):
+        if current_trace() is None and not traced_leaves((args, options)):
             return direct(*args, **options)
         return traced(*args, **options)
 
     return call
 
 
-def _positions(what: str, fn: Function, wrt: Wrt, count: int) -> list[int]:
+def positions_of(what: str, fn: Function, wrt: Wrt, count: int) -> list[int]:
     names = argument_names(fn, count)
     keys = [wrt] if isinstance(wrt, (int, str)) else list(wrt)
     found = []
@@ -173,19 +173,19 @@ def _positions(what: str, fn: Function, wrt: Wrt, count: int) -> list[int]:
     return found
 
 
-def _inner_trace(what: str, fn: Function, args: Sequence[object], names: Sequence[str], name: str) -> Traced:
+def inner_trace(what: str, fn: Function, args: Sequence[object], names: Sequence[str], name: str) -> Traced:
     """Traces `fn` in a builder of its own, within the current trace; inputs have the user's argument names."""
     for argument, argument_name in zip(args, names, strict=True):
         leaves, structure = flatten(argument)
         for leaf, path in zip(leaves, structure.paths(argument_name), strict=True):
             if type_of(leaf) is None or isinstance(leaf, TensorType):
                 raise ArgumentError(
-                    f"{here().prefix}{what}: {path}: expected an array or a number, got {_shown(leaf)}"
+                    f"{here().prefix}{what}: {path}: expected an array or a number, got {shown(leaf)}"
                 )
     return trace_function(fn, args, name, names)
 
 
-def _check_floats(what: str, graph: Graph, count: int) -> None:
+def check_floats(what: str, graph: Graph, count: int) -> None:
     for value in graph.inputs[:count]:
         if not value.dtype.is_float:
             raise DTypeError(
@@ -215,11 +215,11 @@ def _check_loss(what: str, part: Traced) -> None:
         )
 
 
-def _inline(
+def inlined(
     part: Traced, args: Sequence[object], graph: Graph, last: int, extra: Sequence[Value] = ()
 ) -> list[Array]:
     """The last outputs of a graph over the traced function's inputs, in the current trace."""
-    trace = _current()
+    trace = current()
     trace.differentiated = True
     leaves, _ = flatten(tuple(args))
     values = [trace.value_of(leaf, "argument") for leaf in leaves]
@@ -228,7 +228,7 @@ def _inline(
     return [Array(trace, v) for v in outputs[len(outputs) - last :]]
 
 
-def _current() -> Trace:
+def current() -> Trace:
     trace = current_trace()
     if trace is None:
         raise TraceError(
@@ -252,12 +252,12 @@ class _Pullback:
 
     @staticmethod
     def of(fn: Function, args: tuple[object, ...]) -> tuple[object, _Pullback]:
-        part = _inner_trace("vjp", fn, args, argument_names(fn, len(args)), function_name(fn))
+        part = inner_trace("vjp", fn, args, argument_names(fn, len(args)), function_name(fn))
         graph = part.graph
         floats = tuple(i for i, v in enumerate(graph.outputs) if v.dtype.is_float)
         wanted = tuple(i for i, v in enumerate(graph.inputs[: part.inputs.size]) if v.dtype.is_float)
         derived = derive(graph.with_outputs([graph.outputs[i] for i in floats]), list(wanted), seeds=True)
-        outputs = part.outputs.unflatten(_inline(part, args, graph, len(graph.outputs)))
+        outputs = part.outputs.unflatten(inlined(part, args, graph, len(graph.outputs)))
         return outputs, _Pullback(part, args, derived, floats, wanted)
 
     def __call__(self, cotangents: object) -> tuple[object, ...]:
@@ -266,15 +266,15 @@ class _Pullback:
             raise TraceError(
                 f"{here().prefix}vjp: expected the pullback in the traced function, got a call outside"
             )
-        leaves = _matched(self.part.outputs, cotangents)
+        leaves = matched(self.part.outputs, cotangents)
         trace.builder.loc = here(current_scope())
         seeds = []
         for position in self.floats:
             want = self.part.graph.outputs[position].type
             seeds.append(_seed(trace, leaves[position], want))
-        found = iter(_inline(self.part, self.args, self.derived, len(self.wanted), seeds))
+        found = iter(inlined(self.part, self.args, self.derived, len(self.wanted), seeds))
         gradients = [next(found) if i in self.wanted else None for i in range(self.part.inputs.size)]
-        return _tuple(self.part.inputs.unflatten(gradients))
+        return as_tuple(self.part.inputs.unflatten(gradients))
 
 
 def _seed(trace: Trace, leaf: object, want: TensorType) -> Value:
@@ -287,7 +287,7 @@ def _seed(trace: Trace, leaf: object, want: TensorType) -> Value:
     return value
 
 
-def _matched(structure: Structure, cotangents: object) -> list[object]:
+def matched(structure: Structure, cotangents: object) -> list[object]:
     try:
         return structure.match(cotangents, "cotangents")
     except ArgumentError as error:
@@ -297,11 +297,11 @@ def _matched(structure: Structure, cotangents: object) -> list[object]:
 # ---------------------------------------------------------------------------------------------------- on numpy arrays
 
 
-def _traced_leaves(tree: object) -> bool:
+def traced_leaves(tree: object) -> bool:
     return any(isinstance(leaf, Array) for leaf in flatten(tree)[0])
 
 
-class _Direct:
+class Direct:
     """A traced function called on arrays: compiled once for each type of its arguments."""
 
     def __init__(self, fn: Function) -> None:
@@ -315,11 +315,11 @@ class _Direct:
             type = type_of(leaf)
             if type is None or isinstance(leaf, TensorType):
                 raise ArgumentError(
-                    f"{here().prefix}{path}: expected an array or a number, got {_shown(leaf)}"
+                    f"{here().prefix}{path}: expected an array or a number, got {shown(leaf)}"
                 )
             types.append(type)
             arrays.append(np.asarray(leaf, type.dtype.numpy))
-        args = _tuple(structure.unflatten(arrays))
+        args = as_tuple(structure.unflatten(arrays))
         try:
             # repr and class tell 1, 1.0 and True apart
             constants = tuple((k, v.__class__, repr(v), v) for k, v in sorted(options.items()))
@@ -346,7 +346,7 @@ class _Direct:
 
 def on_arrays(fn: Function) -> Function:
     """A function of numpy arrays from one that is to be traced: compiled once for each type of its arguments."""
-    return _Direct(fn)
+    return Direct(fn)
 
 
 def _interpreted(fn: Function) -> Function:
@@ -359,10 +359,10 @@ def _interpreted(fn: Function) -> Function:
     return run
 
 
-def _tuple(tree: object) -> tuple[object, ...]:
+def as_tuple(tree: object) -> tuple[object, ...]:
     assert isinstance(tree, tuple)
     return tree
 
 
-def _shown(x: object) -> str:
+def shown(x: object) -> str:
     return f"{type(x).__name__} {x!r}"[:80]

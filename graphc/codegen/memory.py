@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from graphc.codegen.control import Own, carries_in_place, control_step
+from graphc.codegen.ordering import without_order
 from graphc.codegen.schedules import in_place_candidates, schedule
 from graphc.codegen.separate import separate
 from graphc.codegen.split import split_sums
@@ -121,7 +122,8 @@ class _Planner:
         carried: Sequence[tuple[int, int]] = (),
     ) -> None:
         """`carried` pairs, as `donated`, inputs with the outputs that have their memory where that needs no copy."""
-        self.graph = graph
+        self.graph, self.waits = without_order(graph)
+        graph = self.graph
         self.target = target
         self.donated = tuple(donated)
         self.carried = {j: graph.inputs[i] for i, j in carried}
@@ -171,6 +173,8 @@ class _Planner:
             for v in node.operands:
                 if v in producers:
                     order.add(producers[v], node)
+            for earlier in self.waits.get(node, ()):
+                order.add(earlier, node)
         for position, value in enumerate(graph.outputs):
             donor = donors.get(position)
             if value in inputs and value != donor and value in donors.values():

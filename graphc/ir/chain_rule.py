@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphc.errors import ShapeError
+from graphc.errors import ArgumentError, ShapeError
 from graphc.ir import scalar
 from graphc.ir.formulas import Stage, letters, over_time, partial, squares, summed, times, transposed, window
 from graphc.ir.graph import Graph, Node, Value
+from graphc.ir.inline import plain
 from graphc.ir.opdef import latex_of
 from graphc.ir.ops.contract import dimensions
 
@@ -66,7 +67,8 @@ class ChainRule:
 def chain_rule(graph: Graph, wrt: Sequence[str] | None = None) -> ChainRule:
     """The chain rule of the graph's first output with respect to its float inputs, or to those of `wrt`.
 
-    Data are told from parameters by `wrt` alone. Raises `ShapeError` where the first output is no float scalar.
+    Data are told from parameters by `wrt` alone. Raises `ShapeError` where the first output is no float scalar,
+    `ArgumentError` where a function has a derivative of its own.
 
     >>> import graphc
     >>> def loss(A, x):
@@ -78,7 +80,21 @@ def chain_rule(graph: Graph, wrt: Sequence[str] | None = None) -> ChainRule:
     if not graph.outputs or graph.outputs[0].shape != () or not graph.outputs[0].dtype.is_float:
         got = repr(graph.outputs[0].type) if graph.outputs else "no output"
         raise ShapeError(f"@{graph.name}: chain rule: expected a float scalar as first output, got {got}")
-    return _Derivation(graph, wrt).result()
+    return _Derivation(readable(graph), wrt).result()
+
+
+def readable(graph: Graph) -> Graph:
+    """The graph with all that stands for functions inlined; `ArgumentError` where one has a derivative of its own.
+
+    >>> from graphc.ir.graph import Builder
+    >>> readable(Builder().graph("empty", [])).nodes
+    ()
+    """
+    if any(node.op.differentiated is not None for node in graph.nodes):
+        raise ArgumentError(
+            f"@{graph.name}: chain rule: expected no function with a derivative of its own, got custom_vjp"
+        )
+    return plain(graph)
 
 
 def _text(text: str) -> str:

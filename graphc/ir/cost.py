@@ -28,7 +28,8 @@ def operations(graph: Graph) -> int:
     count = 0
     for node in graph.nodes:
         if node.regions:
-            count += sum(operations(region) for region in node.regions)
+            called = node.regions[:1] if "call" in node.op.traits else node.regions
+            count += sum(operations(region) for region in called)
         elif "contraction" in node.op.traits:
             count += 2 * prod(contraction_sizes(node))
         elif "pointwise" in node.op.traits:

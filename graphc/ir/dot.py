@@ -56,7 +56,7 @@ class _Writer:
         modules: defaultdict[str, list[str]] = defaultdict(list)
         for node in graph.nodes:
             if node.regions:
-                (region,) = node.regions
+                region = node.regions[0]
                 given = dict(zip(region.inputs, (names[v] for v in node.operands), strict=True))
                 self._open(str(node.attrs.get("kind", node.op.name)), "solid", indent)
                 inner = self.graph(region, given, indent + "  ")

@@ -15,6 +15,7 @@ import numpy as np
 
 from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir import scalar
+from graphc.ir.batching import Batch
 from graphc.ir.scalar import PRIMITIVES, SCALARS, Scalar
 from graphc.ir.types import DTYPES, DType, TensorType, bool_, f32, f64, i32, i64, u8, u32
 
@@ -66,9 +67,12 @@ class OpDef:
     differentiable op states its `adjoint`: from the cotangents of its results those of its operands. An op whose
     adjoint wants more than its results kept states `augment` instead: the forward pass that keeps it, with its
     adjoint (None where no cotangent would come of it). An op with none of these says why in `no_derivative`.
+    Forward mode follows from the same facts (`passes.jvp`), or is stated as `tangent`: from the tangents of the
+    operands those of the results, None where there is none. `batch` says what the op makes of many examples
+    (`ir.batching`).
 
     An op with regions says by `control` which it runs when: ``control(arrays, attrs, regions, run)``. Its derivatives
-    get that of a region as a function; `tangent` is forward mode's.
+    get that of a region as a function.
     """
 
     name: str
@@ -79,6 +83,10 @@ class OpDef:
     augment: Augment | None = None
     tangent: Tangent | None = None
     control: Control | None = None
+    batch: Batch | None = None
+    differentiated: Callable[[Node], tuple[Graph, ...]] | None = (
+        None  # its regions where it is differentiated
+    )
     no_derivative: str = ""
     expr: Scalar | None = None  # arguments are the operands
     diagonal: tuple[Scalar | None, ...] = ()  # arguments are the operands, then the result

@@ -235,7 +235,7 @@ def excerpt(graph: Graph, position: int) -> list[str]:
 
 
 def _height(node: Node) -> int:
-    """How many lines a node takes in print: one, and with a region its nodes, its return and its brace."""
+    """How many lines a node takes in print: one, and for each region its nodes, its return and its brace."""
     return 1 + sum(sum(map(_height, region.nodes)) + 2 for region in node.regions)
 
 

@@ -124,18 +124,26 @@ def group(graph: Graph) -> Graph:
 class _Fusion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        # what must be in memory: loops and branches read whole buffers
-        self.outputs = {
-            *graph.outputs,
-            *(v for n in graph.nodes if "control" in n.op.traits for v in n.operands),
-        }
+        # what has to be in memory: loops and branches read whole buffers
+        whole = [v for n in graph.nodes if "control" in n.op.traits for v in n.operands]
+        ordered = [v for n in graph.nodes if "order" in n.op.traits for v in n.operands]
+        self.outputs = {*graph.outputs, *whole, *ordered}
         self.inputs = {v.node for v in graph.inputs}
         self.compute = [n for n in graph.nodes if self._is_compute(n)]
         computed = set(self.compute)
         self.group_of: dict[Node, _Group] = {}
         self.successors: dict[Node, list[Node]] = {n: [] for n in self.compute}
+        self.waits: dict[
+            Node, set[Node]
+        ] = {}  # for nodes that read values `after` others: what they wait for
         for node in self.compute:
-            for source in {s.node for v in node.operands for s in self._sources(v)}:
+            sources = {s.node for v in node.operands for s in self._sources(v)}
+            if ordered:
+                waited = self._waited_for(sources)
+                if waited:
+                    self.waits[node] = waited
+                    sources |= waited
+            for source in sources:
                 if source in computed:
                     self.successors[source].append(node)
 
@@ -160,7 +168,20 @@ class _Fusion:
 
     # ------------------------------------------------------------------------------------------------ what a node is
 
+    def _waited_for(self, sources: Iterable[Node]) -> set[Node]:
+        """The nodes that make the operands of those of `sources` that order."""
+        found: set[Node] = set()
+        stack = [n for n in sources if "order" in n.op.traits]
+        while stack:
+            for node in {s.node for v in stack.pop().operands for s in self._sources(v)} - found:
+                found.add(node)
+                if "order" in node.op.traits:
+                    stack.append(node)
+        return found
+
     def _is_compute(self, node: Node) -> bool:
+        if "order" in node.op.traits:
+            return False
         if node.op.name == "const" and isinstance(node.attrs["value"], Dense):
             return False
         if node.op.name in _VIEWS or "leaf" in node.op.traits:
@@ -168,8 +189,9 @@ class _Fusion:
         return True
 
     def _is_stored(self, node: Node) -> bool:
-        """True of nodes whose results live in memory whatever fusion does: inputs and dense constants."""
-        return node in self.inputs or (node.op.name == "const" and isinstance(node.attrs["value"], Dense))
+        """True of nodes whose results live in memory whatever fusion does: inputs, dense constants, ordered values."""
+        dense = node.op.name == "const" and isinstance(node.attrs["value"], Dense)
+        return node in self.inputs or dense or "order" in node.op.traits
 
     def _sources(self, value: Value) -> Iterable[Value]:
         """What is read when `value` is: itself, or what the views that make it read."""
@@ -246,6 +268,8 @@ class _Fusion:
     def _aligned(self, producer: _Group, consumer: _Group, merged: _Group) -> bool:
         """True if each edge from producer to consumer reads at the index at which it is written."""
         inside = set(producer.nodes)
+        if self.waits and any(not inside.isdisjoint(self.waits.get(n, ())) for n in consumer.nodes):
+            return False
         edges = [
             (operand, node)
             for node in consumer.nodes
@@ -377,21 +401,32 @@ class _Fusion:
     def _rebuild(self) -> Graph:
         build = Builder()
         new = {v: build.input(v.type, v.node.name, v.node.loc) for v in self.graph.inputs}
-        for node in self.graph.nodes:
-            if self._is_stored(node) and node not in self.inputs:
-                copy = build.emit(node.op, (), node.attrs, loc=node.loc, name=node.name)
+
+        def stored(value: Value) -> Value:
+            """What stands for a value that no group makes: ordered ones when they are first read."""
+            if value not in new:
+                node = value.node
+                operands = [stored(v) for v in node.operands]
+                copy = build.emit(node.op, operands, node.attrs, (), node.loc, node.name)
                 new.update(zip(node.results, copy.results, strict=True))
+            return new[value]
+
+        for node in self.graph.nodes:
+            if self._is_stored(node) and node not in self.inputs and "order" not in node.op.traits:
+                stored(node.results[0])
         for group in self._ordered():
             if group.kind == "control":
                 build.copy(group.nodes[0], new)
                 continue
             operands, results, region = self._region(group)
+            for operand in operands:
+                stored(operand)
             main = {"contraction", "reduction", "scatter", "cumulative"}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)
             new.update(zip(results, node.results, strict=True))
-        outputs = [new[v] for v in self.graph.outputs]
+        outputs = [stored(v) for v in self.graph.outputs]
         return build.graph(self.graph.name, outputs, "fused", self.graph.output_names)
 
     def _ordered(self) -> list[_Group]:
@@ -404,6 +439,9 @@ class _Fusion:
                     for source in self._sources(operand):
                         if source.node in self.group_of and source.node not in group.prologue:
                             needs[group].add(self.group_of[source.node])
+                for source_node in self.waits.get(node, ()):
+                    if source_node in self.group_of:
+                        needs[group].add(self.group_of[source_node])
             needs[group].discard(group)
         ordered: list[_Group] = []
         done: set[_Group] = set()

@@ -25,6 +25,7 @@ from typing import ClassVar
 from graphc.config import config
 from graphc.errors import ArgumentError, GraphcError, VerifyError
 from graphc.ir.graph import Graph
+from graphc.ir.inline import inline
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
 from graphc.passes.simplify import simplify
@@ -91,6 +92,16 @@ class Unfuse(Pass):
 
 
 @dataclass(frozen=True)
+class Inline(Pass):
+    """Puts the nodes of functions, such as `checkpoint`, in their place, after differentiation."""
+
+    name: ClassVar[str] = "inline"
+
+    def __call__(self, graph: Graph) -> Graph:
+        return inline(graph)
+
+
+@dataclass(frozen=True)
 class Verify(Pass):
     """Checks every rule of the representation and changes nothing."""
 
@@ -101,7 +112,7 @@ class Verify(Pass):
         return graph
 
 
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (Simplify, Vjp, Fuse, Unfuse, Verify)}
+PASSES: dict[str, type[Pass]] = {p.name: p for p in (Simplify, Vjp, Inline, Fuse, Unfuse, Verify)}
 
 
 # ---------------------------------------------------------------------------------------------- pipelines as text

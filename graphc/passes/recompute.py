@@ -112,10 +112,8 @@ class _Recomputation:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.inputs = set(graph.inputs)
-        self.outputs = {
-            *graph.outputs,
-            *(v for n in graph.nodes if "control" in n.op.traits for v in n.operands),
-        }
+        ordered = [v for n in graph.nodes if n.op.traits & {"order", "control"} for v in n.operands]
+        self.outputs = {*graph.outputs, *ordered}  # what has to be in memory: loops read whole buffers
         self.output_types = {v.type for v in graph.outputs}
         self.regions = {
             n: _Region(n, n.regions[0], n.operands, n.results) for n in graph.nodes if n.op.name == "fused"

@@ -17,6 +17,7 @@ from graphc.ir.graph import Attrs, Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType, TensorType
 from graphc.passes.diagonals import gather_diagonals
+from graphc.passes.ordering import ORDER_RULES
 from graphc.passes.regions import inside
 from graphc.passes.reshaping import SHAPE_RULES
 from graphc.passes.rewrite import Number, Outcome, Rewriter, apply, rewrite, splat_of, wrapped
@@ -409,7 +410,7 @@ ARITHMETIC_RULES = (
     cast_same,
     cast_of_cast,
 )
-RULES = ARITHMETIC_RULES + SHAPE_RULES
+RULES = ARITHMETIC_RULES + SHAPE_RULES + ORDER_RULES
 
 
 def apply_rules(graph: Graph, fired: Counter[str] | None = None) -> Graph:

@@ -19,6 +19,7 @@ import numpy as np
 
 from graphc.errors import ShapeError, TraceError
 from graphc.ir.graph import Attr, Builder, Graph, Node, Value
+from graphc.ir.inline import plain
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.types import TensorType, i64
 
@@ -56,7 +57,7 @@ def stream(graph: Graph, axes: Mapping[str, int], block: int) -> Streamed:
     >>> stream(graph, {"x": 0}, 4).state
     {'running0': array([0.], dtype=float32)}
     """
-    return _Streaming(graph, axes, block).result()
+    return _Streaming(plain(graph), axes, block).result()
 
 
 class _Streaming:

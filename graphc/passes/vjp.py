@@ -39,7 +39,7 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
       return %0, %3
     }
     """
-    targets = _targets(graph, wrt)
+    targets = float_inputs(graph, wrt, "vjp")
     if not seeds:
         check_scalar_output(graph)
     floats = [position for position, v in enumerate(graph.outputs) if v.dtype.is_float]
@@ -79,7 +79,8 @@ def _derived(graph: Graph, targets: Sequence[Value], seeded: Sequence[int] | Non
     active = _leading(graph, [graph.outputs[i] for i in (seeded if seeded is not None else (0,))])
     forward: list[_Step] = []
     for node in graph.nodes:
-        copy = build.copy(node, new)
+        regions = node.op.differentiated(node) if node.op.differentiated is not None else None
+        copy = build.copy(node, new, regions)
         step = _Step(copy, copy.operands, copy.results)
         if node.op.augment is not None:
             kept = node.op.augment(
@@ -96,13 +97,13 @@ def _derived(graph: Graph, targets: Sequence[Value], seeded: Sequence[int] | Non
     for position in seeded or ():
         name = (graph.output_names[position] if graph.output_names else "") or str(position)
         taken = [v.node.name for v in build.inputs]
-        cotangents.add(outputs[position], build.input(outputs[position].type, _fresh(f"d_{name}", taken)))
+        cotangents.add(outputs[position], build.input(outputs[position].type, fresh_name(f"d_{name}", taken)))
     wanted = [new[v] for v in targets]
     _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
     names = list(graph.output_names or ("",) * len(outputs))
     for value in wanted:
-        names.append(_fresh(f"d_{value.node.name}", names))
+        names.append(fresh_name(f"d_{value.node.name}", names))
     return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
 
 
@@ -124,7 +125,7 @@ def _leading(graph: Graph, goals: Sequence[Value]) -> set[Value]:
     return leading
 
 
-def _fresh(name: str, taken: Sequence[str]) -> str:
+def fresh_name(name: str, taken: Sequence[str]) -> str:
     """The name, numbered where it is taken: a second derivative has two gradients with respect to one input."""
     number = 1
     fresh = name
@@ -134,19 +135,20 @@ def _fresh(name: str, taken: Sequence[str]) -> str:
     return fresh
 
 
-def _targets(graph: Graph, wrt: Sequence[str | int] | None) -> list[Value]:
+def float_inputs(graph: Graph, wrt: Sequence[str | int] | None, what: str) -> list[Value]:
+    """The inputs `wrt`, by name or position; every float input where it is None. `what` asks, for errors."""
     if wrt is None:
         return [v for v in graph.inputs if v.dtype.is_float]
     by_name = {v.node.name: v for v in graph.inputs}
     targets = []
     for key in wrt:
         if isinstance(key, str) and key not in by_name:
-            raise ArgumentError(f"vjp: wrt: expected one of {', '.join(by_name)}, got {key!r}")
+            raise ArgumentError(f"{what}: wrt: expected one of {', '.join(by_name)}, got {key!r}")
         if isinstance(key, int) and not 0 <= key < len(graph.inputs):
-            raise ArgumentError(f"vjp: wrt: expected an input below {len(graph.inputs)}, got {key}")
+            raise ArgumentError(f"{what}: wrt: expected an input below {len(graph.inputs)}, got {key}")
         value = by_name[key] if isinstance(key, str) else graph.inputs[key]
         if not value.dtype.is_float:
-            raise DTypeError(f"vjp: wrt: %{value.node.name}: expected a float input, got {value.type!r}")
+            raise DTypeError(f"{what}: wrt: %{value.node.name}: expected a float input, got {value.type!r}")
         targets.append(value)
     return targets
 
@@ -200,13 +202,15 @@ def _sweep(
             (g,) = totals
             assert g is not None
             parts = [
-                _times_diagonal(build, g, diagonal, node)
+                times_diagonal(build, g, diagonal, node)
                 if diagonal is not None and operand in needed
                 else None
                 for diagonal, operand in zip(node.op.diagonal, node.operands, strict=True)
             ]
         elif node.op.adjoint is not None:
             parts = node.op.adjoint(build, node, totals)
+        elif "recomputed" in node.op.traits:
+            parts = _recomputed(build, node, totals, loss)
         else:
             continue  # the op has no derivative: nothing flows through it (its reason is in the registry)
         for operand, part in zip(node.operands, parts, strict=True):
@@ -217,7 +221,22 @@ def _sweep(
         cotangents.total(value)
 
 
-def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
+def _recomputed(
+    build: Builder, node: Node, cotangents: Sequence[Value | None], loss: str
+) -> Sequence[Value | None]:
+    """The pullback of a region whose values were not kept: it is computed again, from operands `after` a cotangent."""
+    region = node.regions[0]
+    floats = [i for i, v in enumerate(region.outputs) if v.dtype.is_float]
+    seeds = [cotangents[i] or build.zeros(region.outputs[i].type) for i in floats]
+    token = next(g for g in cotangents if g is not None)
+    outputs = [region.outputs[i] for i in floats]
+    derived = vjp(region.with_outputs(outputs, [loss, *[""] * (len(outputs) - 1)]))
+    late = [build.after(v, token) for v in node.operands]
+    gradients = iter(build.inline(derived, [*late, *seeds])[len(floats) :])
+    return [next(gradients) if v.dtype.is_float else None for v in node.operands]
+
+
+def times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> Value | None:
     """g ⊙ diagonal. A factor of 0, 1 or -1 needs no product; a choice between factors stays a choice, so that a
     derivative that is 0 stops an infinite or NaN cotangent."""
     args = (*node.operands, *node.results)
@@ -229,8 +248,8 @@ def _times_diagonal(build: Builder, g: Value, diagonal: Scalar, node: Node) -> V
     if diagonal.fn == "select":
         condition, yes, no = diagonal.args
         if condition.fn == "arg" or _is_condition(condition):
-            chosen = _times_diagonal(build, g, yes, node)
-            other = _times_diagonal(build, g, no, node)
+            chosen = times_diagonal(build, g, yes, node)
+            other = times_diagonal(build, g, no, node)
             if chosen is None and other is None:
                 return None
             zero = build.zeros(g.type)

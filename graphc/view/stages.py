@@ -103,7 +103,7 @@ def stage_view(name: str, graph: Graph) -> StageView:
     for node in graph.nodes:
         operands = tuple(values[v] for v in node.operands)
         if node.regions:
-            (region,) = node.regions
+            region = node.regions[0]
             kind = print_attr(node.attrs["kind"]).strip('"') if "kind" in node.attrs else node.op.name
             view.groups.append(
                 Group(kind, "kernel", -1, _noted(node.loc) or FORWARD, summary(region), region)

@@ -4,6 +4,8 @@ In: `ir.opdef`. Out: every op by name (`ops.tanh`), and `REGISTRY`.
 """
 
 from graphc.ir.opdef import REGISTRY as REGISTRY
+from graphc.ir.ops.call import checkpoint as checkpoint
+from graphc.ir.ops.call import custom_vjp as custom_vjp
 from graphc.ir.ops.contract import contract as contract
 from graphc.ir.ops.cumulative import cumulative_max as cumulative_max
 from graphc.ir.ops.cumulative import cumulative_min as cumulative_min
@@ -14,6 +16,7 @@ from graphc.ir.ops.indexing import scatter_add as scatter_add
 from graphc.ir.ops.loop import cond as cond
 from graphc.ir.ops.loop import scan as scan
 from graphc.ir.ops.loop import while_ as while_
+from graphc.ir.ops.order import after as after
 from graphc.ir.ops.pointwise import cast as cast
 from graphc.ir.ops.pointwise import mul as mul
 from graphc.ir.ops.pointwise import select as select

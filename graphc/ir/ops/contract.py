@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
-from graphc.ir.opdef import NUMBERS, OpDef, Sample, check_dtype, int_list, register
+from graphc.ir.batching import to_front
+from graphc.ir.opdef import NUMBERS, Derive, OpDef, Sample, check_dtype, int_list, register
 from graphc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -121,6 +122,38 @@ def _adjoint(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> 
     ]
 
 
+def _tangent(
+    build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive
+) -> Sequence[Value | None]:
+    """The product rule: the contraction of each operand's tangent with the other operand."""
+    parts = []
+    for position, tangent in enumerate(tangents):
+        if tangent is not None:
+            pair = [tangent if i == position else v for i, v in enumerate(node.operands)]
+            parts.append(build.contract(*pair, **node.attrs))
+    return [build.add(*parts) if len(parts) == 2 else parts[0] if parts else None]
+
+
+def _batch(
+    build: Builder, node: Node, operands: Sequence[Value], batched: Sequence[bool], size: int
+) -> Sequence[Value | None]:
+    """Of two batches a batch dimension; of one a free dimension of its operand, put first."""
+    left, right = batched
+    lhs, rhs = (v.type.rank for v in node.operands)
+    d = dimensions(node.attrs, lhs, rhs)
+
+    def moved(dims: tuple[int, ...], by: bool) -> tuple[int, ...]:
+        return tuple(i + by for i in dims)
+
+    batch = (moved(d.lhs_batch, left), moved(d.rhs_batch, right))
+    if left and right:
+        batch = ((0, *batch[0]), (0, *batch[1]))
+    axes = (moved(d.lhs_summed, left), moved(d.rhs_summed, right))
+    result = build.contract(*operands, axes=axes, batch=batch)
+    at = 0 if left and right else len(d.lhs_batch) + (0 if left else len(d.lhs_free))
+    return [to_front(build, result, at)]
+
+
 def _samples(rng: np.random.Generator, dtype: DType) -> Sequence[Sample]:
     def array(*shape: int) -> np.ndarray:
         if dtype.is_integer:
@@ -147,6 +180,8 @@ contract = register(
         _ref,
         arity=2,
         adjoint=_adjoint,
+        tangent=_tangent,
+        batch=_batch,
         traits=frozenset({"contraction"}),
         latex="{0} {1}",
         doc="The product summed over pairs of axes; paired batch dimensions come first in the result.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
+from graphc.ir.batching import along
 from graphc.ir.opdef import NUMBERS, Adjoint, OpDef, Sample, check_dtype, integer, register
 from graphc.ir.types import DType, TensorType, i32
 
@@ -99,6 +100,7 @@ recurrence = register(
         _ref_recurrence,
         arity=2,
         adjoint=_adjoint_recurrence,
+        batch=along("axis"),
         traits=frozenset({"cumulative"}),
         latex=r"r_i = {0}_i r_{{i-1}} + {1}_i",
         doc="Each result is the one before it times the first operand's element, plus the second's; the first result "
@@ -166,6 +168,7 @@ def _extremum(name: str, combine: str, numpy: np.ufunc) -> OpDef:
             ref,
             arity=1,
             adjoint=adjoint,
+            batch=along("axis"),
             traits=frozenset({"cumulative"}),
             combine=combine,
             latex=rf"r_i = \{combine}_{{{{j \leq i}}}} {{0}}_j",

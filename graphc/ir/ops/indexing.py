@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
+from graphc.ir.batching import all_whole, to_front
 from graphc.ir.opdef import ANY, NUMBERS, OpDef, Sample, check_dtype, register
 from graphc.ir.types import DType, TensorType, bool_, i32, i64
 
@@ -88,6 +89,65 @@ def _adjoint_scatter(
     return [g, None, None if g is None else build.gather(g, indices, axis=node.int("axis"))]
 
 
+def _in_one_line(build: Builder, x: Value, indices: Value, axis: int) -> tuple[Value, Value, tuple[int, ...]]:
+    """Examples' own tables as one long table: its axis first, indices into it, and the permutation that was applied.
+
+    `x` and `indices` have a batch; `axis` is one of an example. An index out of range stays out of range.
+    """
+    perm = (0, axis + 1, *(d for d in range(1, x.type.rank) if d != axis + 1))
+    moved = build.transpose(x, perm=perm)
+    size, n = moved.shape[:2]
+    table = build.reshape(moved, shape=(size * n, *moved.shape[2:]))
+    type = indices.type
+    inside = build.and_(build.ge(indices, build.splat(0, type)), build.lt(indices, build.splat(n, type)))
+    first = build.mul(build.iota(dim=0, type=type), build.splat(n, type))
+    return table, build.select(inside, build.add(indices, first), build.splat(-1, type)), perm
+
+
+def _batch_gather(
+    build: Builder, node: Node, operands: Sequence[Value], batched: Sequence[bool], size: int
+) -> Sequence[Value | None]:
+    """Of a batch of tables the axis moves; a batch of indices is one array of indices; of both, one long table."""
+    axis = node.int("axis")
+    x, indices = operands
+    if not batched[1]:
+        return [build.gather(x, indices, axis=axis + 1)]
+    if not batched[0]:
+        return [to_front(build, build.gather(x, indices, axis=axis), axis)]
+    table, flat, _ = _in_one_line(build, x, indices, axis)
+    found = build.gather(table, flat, axis=0)  # batch, indices, the other dimensions
+    rank = indices.type.rank - 1
+    perm = (
+        0,
+        *range(1 + rank, 1 + rank + axis),
+        *range(1, 1 + rank),
+        *range(1 + rank + axis, found.type.rank),
+    )
+    return [build.transpose(found, perm=perm)]
+
+
+def _batch_scatter(
+    build: Builder, node: Node, operands: Sequence[Value], batched: Sequence[bool], size: int
+) -> Sequence[Value | None]:
+    """With the same indices for all the axis moves; with a batch of them the examples' tables are one long table."""
+    axis = node.int("axis")
+    if not batched[1]:
+        x, updates = all_whole(build, operands[::2], batched[::2], size)
+        return [build.scatter_add(x, operands[1], updates, axis=axis + 1)]
+    x, indices, updates = all_whole(build, operands, batched, size)
+    table, flat, perm = _in_one_line(build, x, indices, axis)
+    rank = indices.type.rank - 1
+    order = (
+        0,
+        *range(1 + axis, 1 + axis + rank),
+        *range(1, 1 + axis),
+        *range(1 + axis + rank, updates.type.rank),
+    )
+    total = build.scatter_add(table, flat, build.transpose(updates, perm=order), axis=0)
+    back = build.reshape(total, shape=tuple(x.shape[d] for d in perm))
+    return [build.transpose(back, perm=tuple(sorted(range(len(perm)), key=perm.__getitem__)))]
+
+
 def _cases(rng: np.random.Generator, dtype: DType) -> list[tuple[np.ndarray, np.ndarray, int]]:
     def array(*shape: int) -> np.ndarray:
         if dtype is bool_:
@@ -110,6 +170,7 @@ gather = register(
         _ref_gather,
         arity=2,
         adjoint=_adjoint_gather,
+        batch=_batch_gather,
         traits=frozenset({"linear", "gather"}),
         latex=r"{0}_{{{1}}}",
         doc="Slices of the first operand along `axis`, picked by indices; an index out of range reads 0.",
@@ -132,6 +193,7 @@ scatter_add = register(
         _ref_scatter,
         arity=3,
         adjoint=_adjoint_scatter,
+        batch=_batch_scatter,
         traits=frozenset({"linear", "scatter"}),
         latex=r"{0} + \operatorname{{scatter}}\left({2}, {1}\right)",
         doc="The first operand with updates added at indices along `axis`, in order; out of range adds nothing.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
+from graphc.ir.batching import along
 from graphc.ir.opdef import NUMBERS, Adjoint, OpDef, Sample, check_dtype, int_list, register
 from graphc.ir.types import DType, TensorType, bool_, i32
 
@@ -109,6 +110,7 @@ def _reduction(
             adjoint=adjoint,
             traits=frozenset(traits),
             combine=combine,
+            batch=along("axes"),
             dtypes=tuple(allowed),
             samples=_samples,
             latex=latex,
@@ -165,6 +167,7 @@ def _arg(name: str, numpy: Callable[..., np.ndarray], combine: str, latex: str) 
             arity=1,
             no_derivative="an index is piecewise constant and an integer",
             traits=frozenset({"reduction", "index"}),
+            batch=along("axes"),
             combine=combine,
             latex=latex,
             doc=f"The i32 index of the first {combine}imal element along one axis; the first NaN counts as such.",

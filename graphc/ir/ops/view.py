@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
+from graphc.ir.batching import along, changed
 from graphc.ir.graph import Dense
-from graphc.ir.opdef import ANY, NUMBERS, OpDef, Sample, check_dtype, int_list, integer, register
+from graphc.ir.opdef import ANY, NUMBERS, Derive, OpDef, Sample, check_dtype, int_list, integer, register
 from graphc.ir.types import DType, TensorType, bool_
 
 if TYPE_CHECKING:
@@ -153,10 +154,15 @@ def _adjoint_broadcast(
     return [None if g is None else build.reduce_sum(g, axes=new)]
 
 
+def _batch_broadcast(node: Node, size: int) -> Attrs:
+    return {"dims": (0, *(d + 1 for d in node.ints("dims"))), "shape": (size, *node.ints("shape"))}
+
+
 broadcast = register(
     OpDef(
         "broadcast", _infer_broadcast, _ref_broadcast, 1, _adjoint_broadcast, traits=_LINEAR_VIEW, dtypes=ANY,
-        latex="{0}", doc="Operand dimension i becomes result dimension dims[i]; the others repeat it.",
+        batch=changed(_batch_broadcast), latex="{0}",
+        doc="Operand dimension i becomes result dimension dims[i]; the others repeat it.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 5),), {"dims": (1,), "shape": (3, 5)}),
             Sample((_array(rng, dtype, 3),), {"dims": (0,), "shape": (3, 5)}),
@@ -186,7 +192,9 @@ def _adjoint_reshape(
 reshape = register(
     OpDef(
         "reshape", _infer_reshape, lambda arrays, attrs: [arrays[0].reshape(int_list(attrs, "shape"))], 1, _adjoint_reshape,
-        traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}", doc="The same elements in row-major order under another shape.",
+        traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}",
+        batch=changed(lambda node, size: {"shape": (size, *node.ints("shape"))}),
+        doc="The same elements in row-major order under another shape.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 4, 6),), {"shape": (3, 8)}),
             Sample((_array(rng, dtype, 4, 6),), {"shape": (2, 2, 6, 1)}),
@@ -218,6 +226,7 @@ transpose = register(
     OpDef(
         "transpose", _infer_transpose, lambda arrays, attrs: [arrays[0].transpose(int_list(attrs, "perm"))], 1,
         _adjoint_transpose, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}^T",
+        batch=changed(lambda node, size: {"perm": (0, *(d + 1 for d in node.ints("perm")))}),
         doc="Result dimension i is operand dimension perm[i].",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 4, 6),), {"perm": (1, 0)}),
@@ -272,6 +281,11 @@ def _adjoint_slice(build: Builder, node: Node, cotangents: Sequence[Value | None
 slice_ = register(
     OpDef(
         "slice", _infer_slice, _ref_slice, 1, _adjoint_slice, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}",
+        batch=changed(
+            lambda node, size: {
+                "start": (0, *node.ints("start")), "size": (size, *node.ints("size")), "step": (1, *node.ints("step"))
+            }
+        ),
         doc="Result index i is operand index start + i * step along each dimension; steps may be negative.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 6, 7),), {"start": (1, 0), "size": (3, 4), "step": (1, 2)}),
@@ -317,9 +331,20 @@ def _adjoint_pad(build: Builder, node: Node, cotangents: Sequence[Value | None])
     return [build.slice(g, start=node.ints("low"), size=node.operands[0].shape, step=step)]
 
 
+def _tangent_pad(
+    build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive
+) -> Sequence[Value | None]:
+    """The tangent with zeros around: what is padded with is constant."""
+    (dx,) = tangents
+    sides = {k: node.ints(k) for k in ("low", "high", "interior")}
+    return [None if dx is None else build.pad(dx, **sides, value=0.0)]
+
+
 pad = register(
     OpDef(
         "pad", _infer_pad, _ref_pad, 1, _adjoint_pad, traits=_LINEAR_VIEW, dtypes=ANY, latex="{0}",
+        tangent=_tangent_pad,
+        batch=changed(lambda node, size: {k: (0, *node.ints(k)) for k in ("low", "high", "interior")}),
         doc="`value` put before (low), after (high) and between (interior) the elements of each dimension.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 3, 4),), {"low": (1, 0), "high": (0, 2), "interior": (0, 0), "value": 0}),
@@ -367,7 +392,8 @@ def _adjoint_concat(build: Builder, node: Node, cotangents: Sequence[Value | Non
 concat = register(
     OpDef(
         "concat", _infer_concat, lambda arrays, attrs: [np.concatenate(arrays, axis=integer(attrs, "axis"))], None,
-        _adjoint_concat, traits=_LINEAR_VIEW, dtypes=ANY, latex="[{0}]", doc="Operands one after the other along `axis`.",
+        _adjoint_concat, traits=_LINEAR_VIEW, dtypes=ANY, latex="[{0}]",
+        batch=along("axis"), doc="Operands one after the other along `axis`.",
         samples=lambda rng, dtype: [
             Sample((_array(rng, dtype, 3, 4), _array(rng, dtype, 2, 4)), {"axis": 0}),
             Sample((_array(rng, dtype, 2, 3), _array(rng, dtype, 2, 20), _array(rng, dtype, 2, 1)), {"axis": 1}),
