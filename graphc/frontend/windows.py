@@ -15,6 +15,7 @@ from graphc.errors import ArgumentError, ShapeError
 from graphc.frontend.calls import Call
 from graphc.frontend.checks import is_integer
 from graphc.ir.graph import Value
+from graphc.ir.types import TensorType
 
 Sizes = int | Sequence[int]
 
@@ -22,11 +23,14 @@ Sizes = int | Sequence[int]
 def each(call: Call, name: str, given: object, rank: int, least: int) -> tuple[int, ...]:
     """A setting for each spatial dimension: the number repeated, or those given. Raises `ArgumentError`."""
     numbers = [given] * rank if isinstance(given, (int, np.integer)) else given
-    fits = isinstance(numbers, (list, tuple)) and len(numbers) == rank
-    if not fits or not all(is_integer(n, least) for n in numbers):  # type: ignore[union-attr]
+    if (
+        not isinstance(numbers, (list, tuple))
+        or len(numbers) != rank
+        or not all(is_integer(n, least) for n in numbers)
+    ):
         many = "an integer" if rank == 1 else f"an integer or {rank} of them"
         raise call.error(ArgumentError, f"expected {name}: {many}, of at least {least}, got {given!r}")
-    return tuple(int(n) for n in numbers)  # type: ignore[union-attr]
+    return tuple(int(n) for n in numbers)
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,42 @@ class Windows:
         """[..., *spatial] as [..., *kernel, *sizes]; what no window element finds in x is 0."""
         n = len(self.kernel)
         lead = len(x.shape) - n
-        dims = (*range(lead), *range(lead + n, lead + 2 * n))
-        shape = (*x.shape[:lead], *self.kernel, *x.shape[lead:])
-        value = call.build.broadcast(x, dims=dims, shape=shape)
         for i in range(n):
-            value = call.build.window(
-                value, axis=lead + n + i, taps=lead + i, size=self.sizes[i], stride=self.stride[i],
+            taps = lead + i  # those of the dimensions before are in their places already
+            shape = (*x.shape[:taps], self.kernel[i], *x.shape[taps:])
+            dims = tuple(d for d in range(len(shape)) if d != taps)
+            spread = call.build.broadcast(x, dims=dims, shape=shape)
+            x = call.build.window(
+                spread, axis=taps + 1 + i, taps=taps, size=self.sizes[i], stride=self.stride[i],
                 dilation=self.dilation[i], offset=self.offset[i], base=self.base[i],
             )  # fmt: skip
-        return value
+        return x
+
+    def joined(self, call: Call, x: Value, spatial: Sequence[int]) -> Value:
+        """The adjoint of `of`: [..., *kernel, *sizes] as [..., *spatial], where elements that meet are summed."""
+        n = len(self.kernel)
+        lead = len(x.shape) - 2 * n
+        for i in reversed(range(n)):
+            taps = lead + i
+            x = call.build.window(
+                x, axis=taps + 1 + i, taps=taps, size=spatial[i], stride=self.base[i],
+                dilation=-self.dilation[i], offset=-self.offset[i], base=self.stride[i],
+            )  # fmt: skip
+            x = call.build.reduce_sum(x, axes=(taps,))
+        return x
+
+
+def matrix_along(call: Call, x: Value, matrix: np.ndarray, axis: int) -> Value:
+    """The product of a constant matrix [to, from] with each line along an axis of x: any linear map of positions."""
+    m = call.build.constant(
+        np.ascontiguousarray(matrix, dtype=x.dtype.numpy), TensorType(x.dtype, matrix.shape)
+    )
+    if axis == len(x.shape) - 1:
+        return call.build.contract(x, m, axes=((axis,), (1,)), batch=((), ()))
+    # the dimensions before are paired, so that those of the result are in order
+    lead = tuple(range(axis))
+    wide = call.build.broadcast(m, dims=(axis, axis + 1), shape=(*x.shape[:axis], *matrix.shape))
+    return call.build.contract(wide, x, axes=((axis + 1,), (axis,)), batch=(lead, lead))
 
 
 def sliding(

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from graphc.ir import ops
 from graphc.ir.graph import Attrs, Node, Value
+from graphc.ir.ops import pointwise, reduce
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.ops.window import Geometry, emit_window, geometry
-from graphc.passes.rewrite import Outcome, Rewriter, rewrite
+from graphc.passes.rewrite import Outcome, Rewriter, rewrite, splat_of
 
 _LONGEST_CHAIN = (
     32  # views between a contraction and what it reads: more of them are looked through no further
@@ -223,8 +225,140 @@ def _padded(build: Rewriter, x: Value, axis: int, low: int, high: int, interior:
     return made
 
 
+# ------------------------------------------------------------------------------------------- windows that only touch
+
+
+@rewrite
+def windows_side_by_side(build: Rewriter, node: Node) -> Outcome:
+    """window(broadcast(x)) of windows that lie side by side and fill x is a reshape: x[o · K + k]"""
+    match node:
+        case Node(op=ops.window, operands=[Value(Node(op=ops.broadcast, operands=[x]) as inner)]):
+            g, dims = geometry(node.attrs), inner.ints("dims")
+            taps = inner.type.shape[g.taps]
+            touch = g.dilation == g.base == 1 and g.offset == 0 and (g.stride == taps or g.size == 1)
+            if not touch or g.taps in dims or g.axis not in dims or g.size * taps != inner.type.shape[g.axis]:
+                return None
+            own = dims.index(g.axis)
+            cut = build.reshape(x, shape=(*x.shape[:own], g.size, taps, *x.shape[own + 1 :]))
+            # what each dimension of it is in the result, and the order in which they are there
+            places = [*dims[: own + 1], g.taps, *dims[own + 1 :]]
+            order = tuple(sorted(range(len(places)), key=places.__getitem__))
+            moved = build.transpose(cut, perm=order)
+            return build.broadcast(moved, dims=tuple(sorted(places)), shape=node.type.shape)
+    return None
+
+
+def _are_apart(g: Geometry, taps: int) -> bool:
+    """True of the adjoint of windows that touch: each position is in one of them."""
+    return g.stride == 1 and g.dilation == -1 and g.base == taps
+
+
+@rewrite
+def sum_of_windows_side_by_side(build: Rewriter, node: Node) -> Outcome:
+    """The sum over k of window(x), where an element is in one window alone, is a reshape: the adjoint of that one
+
+    A float sum of one element and zeros is that element; of -0.0 it would be 0.0.
+    """
+    match node:
+        case Node(op=ops.reduce_sum, operands=[Value(Node(op=ops.window, operands=[x]) as inner)]):
+            g = geometry(inner.attrs)
+            taps, length = x.shape[g.taps], x.shape[g.axis] * x.shape[g.taps]
+            if not _are_apart(g, taps) or node.ints("axes") != (g.taps,) or not 0 <= g.offset <= length - g.size:
+                return None
+            rest = [d for d in range(x.type.rank) if d != g.taps]
+            at = rest.index(g.axis)
+            moved = build.transpose(x, perm=(*rest[: at + 1], g.taps, *rest[at + 1 :]))
+            shape = [x.shape[d] for d in rest]
+            joined = build.reshape(moved, shape=(*shape[:at], length, *shape[at + 1 :]))
+            start = tuple(g.offset if d == at else 0 for d in range(len(shape)))
+            return build.slice(joined, start=start, size=node.type.shape, step=(1,) * len(shape))
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- maxima
+
+
+@rewrite
+def window_of_select(build: Rewriter, node: Node) -> Outcome:
+    """window(x if c else 0) = (window(x) if d else 0), where d is window(c) inside of c and anything else
+
+    The choice is then made where windows are read. Not where it is read elsewhere too, nor of windows that touch:
+    all of their elements together are no more than those of what they are windows of.
+    """
+    match node:
+        case Node(op=ops.window, operands=[Value(Node(op=ops.select, operands=[c, x, zero])) as choice]):
+            g = geometry(node.attrs)
+            if splat_of(zero) != 0 or not build.single_use(choice) or _are_apart(g, x.shape[g.taps]):
+                return None
+            operands = [_anywhere(build, c, g), emit_window(build, x, g), build.zeros(node.type)]
+            return Value(build.emit(ops.select, operands, choice.node.attrs))
+    return None
+
+
+def _anywhere(build: Rewriter, value: Value, g: Geometry) -> Value:
+    """window(value) where that is inside of the value, and anything elsewhere."""
+    node = value.node
+    if node.op is ops.broadcast and g.axis not in node.ints("dims"):
+        shape = list(value.shape)
+        shape[g.axis] = g.size
+        return build.broadcast(node.operands[0], dims=node.ints("dims"), shape=tuple(shape))
+    if node.op in (pointwise.eq, pointwise.ne):
+        operands = [_anywhere(build, v, g) for v in node.operands]
+        return build.settle(build.emit(node.op, operands, node.attrs))[0]
+    return emit_window(build, value, g)
+
+
+@rewrite
+def largest_by_position(build: Rewriter, node: Node) -> Outcome:
+    """Σ x where k is the position of the largest x, and 0 elsewhere, is max(x); of zeros of both signs it may be either
+
+    Not where the position is read elsewhere: then it is known already.
+    """
+    match node:
+        case Node(op=ops.reduce_sum, operands=[Value(Node(op=ops.select, operands=[c, x, zero]))]):
+            match c:
+                case Value(Node(op=pointwise.eq, operands=[counts, Value(Node(op=ops.broadcast) as spread)])):
+                    (first,) = spread.operands
+                case _:
+                    return None
+            axes = node.ints("axes")
+            kept = tuple(d for d in range(x.type.rank) if d not in axes)
+            if splat_of(zero) != 0 or first.node.op is not reduce.argmax or not build.single_use(c):
+                return None
+            # (a transposed or broadcast position is that of something else)
+            if spread.ints("dims") != kept or not _is_count(counts, axes) or not build.single_use(first):
+                return None
+            (flat,) = first.node.operands
+            if flat != x:
+                if flat.node.op is not ops.reshape or flat.node.operands[0] != x:
+                    return None
+                joined = (*x.shape[: axes[0]], prod(x.shape[a] for a in axes), *x.shape[axes[-1] + 1 :])
+                if axes != tuple(range(axes[0], axes[-1] + 1)) or flat.shape != joined:
+                    return None
+            if first.node.ints("axes") != axes[:1]:
+                return None
+            return build.reduce_max(x, axes=axes)
+    return None
+
+
+def _is_count(value: Value, axes: Sequence[int]) -> bool:
+    """True of the row-major position within these dimensions, repeated along the others."""
+    match value:
+        case Value(Node(op=ops.iota)):
+            return axes == (value.node.int("dim"),)
+        case Value(Node(op=ops.broadcast, operands=[x]) as node) if node.ints("dims") == tuple(axes):
+            while x.node.op is ops.reshape:
+                x = x.node.operands[0]
+            return x.node.op is ops.iota and x.type.rank == 1
+    return False
+
+
 WINDOW_RULES = (
     window_nothing,
+    windows_side_by_side,
+    sum_of_windows_side_by_side,
+    window_of_select,
+    largest_by_position,
     window_of_transpose,
     window_of_contract,
     sum_of_contract,

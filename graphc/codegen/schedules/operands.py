@@ -156,9 +156,11 @@ def memory_strides(value: Value) -> tuple[int | None, ...]:
             case "window":
                 g = geometry(node.attrs)
                 step, tap = strides[g.axis], strides[g.taps]
-                strides[g.axis] = step * g.stride if step is not None and g.base == 1 else None
-                moves = step is not None and tap is not None and g.base == 1
-                strides[g.taps] = tap + step * g.dilation if moves else None
+                if step is None or g.base > 1:
+                    strides[g.axis] = strides[g.taps] = None
+                else:
+                    strides[g.axis] = step * g.stride
+                    strides[g.taps] = None if tap is None else tap + step * g.dilation
             case _ if "pointwise" not in node.op.traits:
                 strides = [None] * node.type.rank
         shape = node.type.shape
