@@ -33,11 +33,7 @@ def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: flo
     call = Call("pad")
     x = call.value(input)
     least = -(2**31) if mode == "constant" else 0
-    if (
-        not isinstance(pad, (list, tuple))
-        or len(pad) % 2
-        or not all(is_integer(n, least) for n in pad)
-    ):
+    if not isinstance(pad, (list, tuple)) or len(pad) % 2 or not all(is_integer(n, least) for n in pad):
         kind = "" if mode == "constant" else " of at least 0"
         raise call.error(ArgumentError, f"expected pad: pairs of integers{kind}, got {pad!r}")
     if mode not in MODES:
@@ -57,7 +53,8 @@ def _constant(call: Call, x: Value, pairs: dict[int, tuple[int, int]], value: fl
     low, high = ([pairs.get(d, (0, 0))[side] for d in range(rank)] for side in (0, 1))
     if any(n + a + b < 0 for n, a, b in zip(x.shape, low, high, strict=True)):
         raise call.error(
-            ShapeError, f"expected to take away at most what there is, got pad {low} and {high} for {x.type!r}"
+            ShapeError,
+            f"expected to take away at most what there is, got pad {low} and {high} for {x.type!r}",
         )
     fill = call.splat(value, type(x.type)(x.dtype, ())).node.attrs["value"]
     outside: dict[str, tuple[int, ...]] = {
@@ -141,7 +138,10 @@ def fold(
     """
     call = Call("fold")
     x = call.value(input)
-    spatial, kernel = each(call, "output_size", output_size, 2, 1), each(call, "kernel_size", kernel_size, 2, 1)
+    spatial, kernel = (
+        each(call, "output_size", output_size, 2, 1),
+        each(call, "kernel_size", kernel_size, 2, 1),
+    )
     paddings = each(call, "padding", padding, 2, 0)
     strides, dilations = each(call, "stride", stride, 2, 1), each(call, "dilation", dilation, 2, 1)
     windows = sliding(call, spatial, kernel, strides, dilations, paddings, paddings)

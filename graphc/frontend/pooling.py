@@ -245,9 +245,7 @@ def _windows_of_padded(call: Call, x: Value, windows: Windows) -> Value:
         low.append(-a)
         high.append(max(0, (o - 1) * s + (k - 1) * d + a + 1 - n))
     if any(low) or any(high):
-        x = call.build.pad(
-            x, low=tuple(low), high=tuple(high), interior=(0,) * len(low), value=-math.inf
-        )
+        x = call.build.pad(x, low=tuple(low), high=tuple(high), interior=(0,) * len(low), value=-math.inf)
     inside = Windows(
         windows.kernel, windows.sizes, windows.stride, windows.dilation, (0,) * rank, windows.base
     )
@@ -280,9 +278,7 @@ def _avg_pool(
     call = Call(name)
     x = _input(call, rank, input)
     kernel, strides, paddings = _settings(call, rank, kernel_size, stride, padding)
-    if divisor_override is not None and (
-        not isinstance(divisor_override, int) or divisor_override == 0
-    ):
+    if divisor_override is not None and (not isinstance(divisor_override, int) or divisor_override == 0):
         raise call.error(
             ArgumentError, f"expected divisor_override of an integer but 0, got {divisor_override!r}"
         )
@@ -310,7 +306,8 @@ def _adaptive(name: str, rank: int, input: ArrayLike, output_size: OutputSize) -
     fits = isinstance(given, (list, tuple)) and len(given) == rank
     if not fits or not all(n is None or is_integer(n, least=1) for n in given):
         raise call.error(
-            ArgumentError, f"expected an output_size of {rank} integers of at least 1 or None, got {output_size!r}"
+            ArgumentError,
+            f"expected an output_size of {rank} integers of at least 1 or None, got {output_size!r}",
         )
     sizes = [n if o is None else int(o) for n, o in zip(x.shape[-rank:], given, strict=True)]
     return call.wrap(_adaptive_max(call, x, sizes) if "max" in name else adaptive_average(call, x, sizes))

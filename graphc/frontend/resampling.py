@@ -15,9 +15,8 @@ import numpy as np
 from graphc.errors import ArgumentError, ShapeError
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
-from graphc.frontend.checks import is_integer
 from graphc.frontend.pooling import adaptive_average
-from graphc.frontend.windows import matrix_along
+from graphc.frontend.windows import each, matrix_along
 from graphc.ir.graph import Value
 
 _RANKS = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
@@ -37,8 +36,9 @@ def interpolate(
 
     mode: "nearest", "nearest-exact", "linear" (of [N, C, L]), "bilinear" or "bicubic" (of [N, C, H, W]), "trilinear"
     (of [N, C, D, H, W]), "area" (means). With `align_corners` the outermost elements keep their places, else the
-    outermost edges do. Cubic weights are those of Keys, Cubic convolution interpolation for digital image processing,
-    IEEE Transactions on Acoustics, Speech, and Signal Processing 29(6), 1981, with a = -3/4.
+    outermost edges do; a dimension that keeps its size stays as it is. Cubic weights are those of Keys, Cubic convolution
+    interpolation for digital image processing, IEEE Transactions on Acoustics, Speech, and Signal Processing 29(6), 1981,
+    with a = -3/4.
     Raises `ArgumentError` for settings that are none, `ShapeError` for another rank than the mode's.
 
     >>> from graphc.frontend.tracer import trace
@@ -67,10 +67,12 @@ def interpolate(
         return call.wrap(adaptive_average(call, x, sizes))
     for i, (to, factor) in enumerate(zip(sizes, factors, strict=True)):
         n = x.shape[2 + i]
+        if to == n:
+            continue
         step = 1 / factor if factor is not None else n / to  # of the input from one position to the next
         if mode.startswith("nearest"):
             x = _nearest(call, x, 2 + i, to, step, 0.5 if mode == "nearest-exact" else 0.0)
-        elif to != n or (factor is not None and not align_corners and step != 1):
+        else:
             x = matrix_along(call, x, _weights(n, to, step, mode == "bicubic", bool(align_corners)), 2 + i)
     return call.wrap(x)
 
@@ -85,14 +87,12 @@ def _sizes(
     """The sizes of the result, and the factors that positions are computed with where they were given."""
     if (size is None) == (scale_factor is None):
         raise call.error(
-            ArgumentError, f"expected size or scale_factor, got size {size!r} and scale_factor {scale_factor!r}"
+            ArgumentError,
+            f"expected size or scale_factor, got size {size!r} and scale_factor {scale_factor!r}",
         )
     rank = len(spatial)
     if size is not None:
-        given = list(size) if isinstance(size, (list, tuple)) else [size] * rank
-        if len(given) != rank or not all(is_integer(n, least=1) for n in given):
-            raise call.error(ArgumentError, f"expected size of {rank} integers of at least 1, got {size!r}")
-        return [int(n) for n in given], [None] * rank  # type: ignore[call-overload]
+        return list(each(call, "size", size, rank, 1)), [None] * rank
     scales = list(scale_factor) if isinstance(scale_factor, (list, tuple)) else [scale_factor] * rank
     fits = len(scales) == rank and all(
         isinstance(s, (int, float, np.integer, np.floating)) and math.isfinite(s) and s > 0 for s in scales
@@ -124,6 +124,16 @@ def _nearest(call: Call, x: Value, axis: int, to: int, step: float, shift: float
     return matrix_along(call, x, np.eye(n)[at], axis)
 
 
+def _near(d: np.ndarray) -> np.ndarray:
+    """The cubic weight of an element at a distance of at most 1."""
+    return np.asarray(((_CUBIC + 2) * d - (_CUBIC + 3)) * d * d + 1)
+
+
+def _far(d: np.ndarray) -> np.ndarray:
+    """The cubic weight of an element at a distance from 1 to 2."""
+    return np.asarray(((_CUBIC * d - 5 * _CUBIC) * d + 8 * _CUBIC) * d - 4 * _CUBIC)
+
+
 def _weights(n: int, to: int, step: float, cubic: bool, align_corners: bool) -> np.ndarray:
     """A row for each position of the result: what it takes of each element of the input."""
     place = np.arange(to, dtype=np.float64)
@@ -136,10 +146,7 @@ def _weights(n: int, to: int, step: float, cubic: bool, align_corners: bool) -> 
     first = np.floor(source).astype(np.int64)
     t = source - first
     if cubic:
-        near, far = (lambda d: ((_CUBIC + 2) * d - (_CUBIC + 3)) * d * d + 1), (
-            lambda d: ((_CUBIC * d - 5 * _CUBIC) * d + 8 * _CUBIC) * d - 4 * _CUBIC
-        )
-        taps = [(-1, far(t + 1)), (0, near(t)), (1, near(1 - t)), (2, far(2 - t))]
+        taps = [(-1, _far(t + 1)), (0, _near(t)), (1, _near(1 - t)), (2, _far(2 - t))]
     else:
         taps = [(0, 1 - t), (1, t)]
     matrix = np.zeros((to, n))

@@ -20,17 +20,31 @@ from graphc.ir.types import TensorType
 Sizes = int | Sequence[int]
 
 
+def sizes_of(given: object, count: int, least: int) -> tuple[int, ...] | None:
+    """A setting for each of `count` dimensions: the number repeated, or those given; None where it is none.
+
+    >>> sizes_of(2, 3, 1), sizes_of((1, 2), 2, 1), sizes_of((1, 2), 3, 1), sizes_of(0, 1, 1)
+    ((2, 2, 2), (1, 2), None, None)
+    """
+    if isinstance(given, (int, np.integer)):
+        given = [given] * count
+    if not isinstance(given, (list, tuple)) or len(given) != count:
+        return None
+    return tuple(int(n) for n in given) if all(is_integer(n, least) for n in given) else None
+
+
+def expected_sizes(name: str, given: object, count: int, least: int) -> str:
+    """The text of an error about such a setting."""
+    many = "an integer" if count == 1 else f"an integer or {count} of them"
+    return f"expected {name}: {many}, of at least {least}, got {given!r}"
+
+
 def each(call: Call, name: str, given: object, rank: int, least: int) -> tuple[int, ...]:
-    """A setting for each spatial dimension: the number repeated, or those given. Raises `ArgumentError`."""
-    numbers = [given] * rank if isinstance(given, (int, np.integer)) else given
-    if (
-        not isinstance(numbers, (list, tuple))
-        or len(numbers) != rank
-        or not all(is_integer(n, least) for n in numbers)
-    ):
-        many = "an integer" if rank == 1 else f"an integer or {rank} of them"
-        raise call.error(ArgumentError, f"expected {name}: {many}, of at least {least}, got {given!r}")
-    return tuple(int(n) for n in numbers)
+    """A setting for each spatial dimension. Raises `ArgumentError` where it is none."""
+    sizes = sizes_of(given, rank, least)
+    if sizes is None:
+        raise call.error(ArgumentError, expected_sizes(name, given, rank, least))
+    return sizes
 
 
 @dataclass(frozen=True)

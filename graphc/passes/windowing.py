@@ -263,7 +263,11 @@ def sum_of_windows_side_by_side(build: Rewriter, node: Node) -> Outcome:
         case Node(op=ops.reduce_sum, operands=[Value(Node(op=ops.window, operands=[x]) as inner)]):
             g = geometry(inner.attrs)
             taps, length = x.shape[g.taps], x.shape[g.axis] * x.shape[g.taps]
-            if not _are_apart(g, taps) or node.ints("axes") != (g.taps,) or not 0 <= g.offset <= length - g.size:
+            if (
+                not _are_apart(g, taps)
+                or node.ints("axes") != (g.taps,)
+                or not 0 <= g.offset <= length - g.size
+            ):
                 return None
             rest = [d for d in range(x.type.rank) if d != g.taps]
             at = rest.index(g.axis)
