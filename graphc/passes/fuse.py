@@ -17,7 +17,7 @@ cotangent that it sums). They are accumulated as the rows go by, and nothing ins
 
 Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
-Views (broadcast, reshape, transpose, slice), splats and iotas belong to no group: each reader has its own copy, as
+Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own copy, as
 index arithmetic.
 """
 
@@ -33,7 +33,7 @@ from graphc.ir.ops.residuals import is_cheap
 from graphc.passes.recompute import recompute
 from graphc.passes.regions import inside
 
-_VIEWS = ("broadcast", "reshape", "transpose", "slice")
+_VIEWS = ("broadcast", "reshape", "transpose", "slice", "window")
 _ORDER = (
     "contract",
     "reduce",

@@ -15,12 +15,14 @@ import numpy as np
 from graphc.ir import ops
 from graphc.ir.graph import Attrs, Graph, Node, Value
 from graphc.ir.ops import pointwise
+from graphc.ir.ops.window import geometry
 from graphc.ir.types import DType, TensorType
 from graphc.passes.diagonals import gather_diagonals
 from graphc.passes.ordering import ORDER_RULES
 from graphc.passes.regions import inside
 from graphc.passes.reshaping import SHAPE_RULES
 from graphc.passes.rewrite import Number, Outcome, Rewriter, apply, rewrite, splat_of, wrapped
+from graphc.passes.windowing import WINDOW_RULES
 
 
 def is_zero(number: Number, sign: float = 1.0) -> bool:
@@ -69,6 +71,8 @@ def fold_view(build: Rewriter, node: Node) -> Outcome:
     if first is None:
         return None
     padding = node.attrs.get("value", first)
+    if node.op is ops.window and not geometry(node.attrs).stays_inside(node.operands[0].shape):
+        padding = 0
     assert isinstance(padding, (bool, int, float))
     if all(n is not None and same_bits(n, first, node.type.dtype) for n in (*numbers, padding)):
         return build.splat(first, node.type)
@@ -410,7 +414,7 @@ ARITHMETIC_RULES = (
     cast_same,
     cast_of_cast,
 )
-RULES = ARITHMETIC_RULES + SHAPE_RULES + ORDER_RULES
+RULES = ARITHMETIC_RULES + SHAPE_RULES + WINDOW_RULES + ORDER_RULES
 
 
 def apply_rules(graph: Graph, fired: Counter[str] | None = None) -> Graph:

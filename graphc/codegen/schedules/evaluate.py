@@ -28,6 +28,7 @@ from graphc.ir.kernel import (
     index,
 )
 from graphc.ir.opdef import primitive_expression
+from graphc.ir.ops.window import geometry
 from graphc.ir.types import i64
 
 Index = tuple[Expr, ...]
@@ -100,7 +101,7 @@ class Evaluator:
         """The buffer and index that an element is read from; `None` where it is computed."""
         at = tuple(index(i) for i in where)
         while value not in self.buffers:
-            if value in self.bound or value.node.op.name not in _VIEWS:
+            if value in self.bound or not is_plain_view(value.node):
                 return None
             value, at = next(_RULES[value.node.op.name](value.node, at))
         return self.buffers[value], at
@@ -247,6 +248,25 @@ def _pad(node: Node, where: Index) -> _Request:
     return element if inside is None else Apply("select", (inside, element, outside))
 
 
+def _window(node: Node, where: Index) -> _Request:
+    x, g = node.operands[0], geometry(node.attrs)
+    if x.type.size == 0:
+        return constant(x.dtype, 0)
+    n, (low, high) = x.shape[g.axis], g.span(x.shape[g.taps])
+    spot = where[g.axis] * g.stride + where[g.taps] * g.dilation + g.offset
+    inside: Expr | None = None
+    if low < 0:
+        inside = Apply("ge", (spot, index(0)))
+    if high > (n - 1) * g.base:
+        inside = _both(inside, Apply("lt", (spot, index((n - 1) * g.base + 1))))
+    if g.base > 1:
+        inside = _both(inside, Apply("eq", (spot % g.base, index(0))))
+        spot = spot // g.base
+    place = (*where[: g.axis], _clamped(spot, inside), *where[g.axis + 1 :])
+    element = yield x, place
+    return element if inside is None else Apply("select", (inside, element, constant(x.dtype, 0)))
+
+
 def _concat(node: Node, where: Index) -> _Request:
     axis = node.int("axis")
     result: Expr | None = None
@@ -286,7 +306,13 @@ def _gather(node: Node, where: Index) -> _Request:
     return Apply("select", (inside, element, zero))
 
 
-_VIEWS = ("broadcast", "transpose", "slice", "reshape")
+def is_plain_view(node: Node) -> bool:
+    """True where each element is one of the operand's: nothing is computed, only an index."""
+    if node.op.name == "window":
+        return geometry(node.attrs).stays_inside(node.operands[0].shape)
+    return node.op.name in ("broadcast", "transpose", "slice", "reshape")
+
+
 _RULES: dict[str, Callable[[Node, Index], _Request]] = {
     "broadcast": _broadcast,
     "transpose": _transpose,
@@ -295,6 +321,7 @@ _RULES: dict[str, Callable[[Node, Index], _Request]] = {
     "const": _const,
     "iota": _iota,
     "pad": _pad,
+    "window": _window,
     "concat": _concat,
     "gather": _gather,
 }

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from graphc.codegen.schedules.evaluate import is_plain_view
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.kernel import Expr
 from graphc.ir.ops.contract import dimensions
+from graphc.ir.ops.window import geometry
 from graphc.ir.types import DType
 
 
@@ -56,7 +58,7 @@ class Side:
             if node in seen:
                 continue
             seen.add(node)
-            if node.op.name not in ("input", "broadcast", "reshape", "transpose", "slice", "const"):
+            if node.op.name not in ("input", "const") and not is_plain_view(node):
                 return True
             stack.extend(v.node for v in node.operands)
         return False
@@ -151,6 +153,14 @@ def memory_strides(value: Value) -> tuple[int | None, ...]:
                 strides = [None if s is None else s * k for s, k in zip(strides, steps, strict=True)]
             case "reshape":
                 strides = _reshaped(shape, strides, node.type.shape)
+            case "window":
+                g = geometry(node.attrs)
+                step, tap = strides[g.axis], strides[g.taps]
+                if step is None or g.base > 1:
+                    strides[g.axis] = strides[g.taps] = None
+                else:
+                    strides[g.axis] = step * g.stride
+                    strides[g.taps] = None if tap is None else tap + step * g.dilation
             case _ if "pointwise" not in node.op.traits:
                 strides = [None] * node.type.rank
         shape = node.type.shape

@@ -31,3 +31,4 @@ from graphc.ir.ops.view import pad as pad
 from graphc.ir.ops.view import reshape as reshape
 from graphc.ir.ops.view import slice_ as slice_
 from graphc.ir.ops.view import transpose as transpose
+from graphc.ir.ops.window import window as window
