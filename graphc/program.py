@@ -83,6 +83,7 @@ def lower_to_plan(
     from graphc.codegen.separate import separate
     from graphc.passes.diagonals import gather_diagonals
     from graphc.passes.fuse import group
+    from graphc.passes.halves import widen_halves
     from graphc.passes.recompute import recompute
     from graphc.passes.simplify import RULES, apply_rules
 
@@ -92,7 +93,10 @@ def lower_to_plan(
         verify(graph)
     clock("verify")
     stages = {"traced": graph}
-    stages["rewritten"] = apply_rules(graph)
+    wide = widen_halves(graph)
+    if wide is not graph:
+        stages["widened"] = wide
+    stages["rewritten"] = apply_rules(wide)
     stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
     stages["grouped"] = group(stages["simplified"])
     stages["recomputed"] = recompute(stages["grouped"])
