@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphc.ir.parser import parse as parse
     from graphc.ir.types import DType as DType
     from graphc.ir.types import TensorType as TensorType
+    from graphc.ir.types import bf16 as bf16
     from graphc.ir.types import bool_ as bool_
     from graphc.ir.types import f32 as f32
     from graphc.ir.types import f16 as f16

@@ -23,7 +23,8 @@ from graphc.ir.plan import run_plan, verify_plan
 from graphc.ir.types import DType, TensorType, bf16, bool_, dtype_of, f16, f32, f64, i8, i16, i32, u16, u64
 from graphc.passes.vjp import vjp
 
-TOLERANCE = {f32.numpy: 1e-5, f64.numpy: 1e-12}
+# of 16-bit floats one unit in the last place: f32's differences may end on the other side of a tie
+TOLERANCE = {f32.numpy: 1e-5, f64.numpy: 1e-12, bf16.numpy: 2.0**-7, f16.numpy: 2.0**-10}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def assert_same(got: Sequence[np.ndarray], want: Sequence[np.ndarray], scale: fl
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         if a.dtype in TOLERANCE:
             tolerance = TOLERANCE[a.dtype] * scale
-            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+            wide = [x.astype(np.float32) if x.dtype.itemsize == 2 else x for x in (a, b)]
+            np.testing.assert_allclose(*wide, rtol=tolerance, atol=tolerance)
         else:
             np.testing.assert_array_equal(a, b)
 

@@ -1,8 +1,8 @@
 """Array functions that join the elements along axes: sums, means, extrema, their positions, running sums.
 
 In: a traced value, `axis` (None for all, an int or several, negative ones from the end), `keepdims`. Out: traced
-values. A wrong or repeated axis raises `ShapeError` with the user's line. Sums and products of bools and u8 are i32,
-other types stay (NumPy: int64); means, variances and logsumexp of integers are f32 (NumPy: float64).
+values. A wrong or repeated axis raises `ShapeError` with the user's line. Sums and products of bools and
+of integers of 8 and 16 bits are i32, other types stay (NumPy: 64 bits); means, variances and logsumexp of integers are f32 (NumPy: float64).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from graphc.frontend.array import Array, ArrayLike, Axis
 from graphc.frontend.calls import Call
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.graph import Value
-from graphc.ir.types import DType, TensorType, bool_, i32, u8
+from graphc.ir.types import DType, TensorType, bool_, i32
 
 
 def _reduce(call: Call, op: str, value: Value, axis: Axis, keepdims: bool) -> Array:
@@ -35,7 +35,11 @@ def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 def _summed(call: Call, x: ArrayLike, dtype: DTypeLike | None) -> Value:
     value = call.value(x)
     target: DType = (
-        call.dtype(dtype) if dtype is not None else (i32 if value.dtype in (bool_, u8) else value.dtype)
+        call.dtype(dtype)
+        if dtype is not None
+        else i32
+        if value.dtype.bits < i32.bits and not value.dtype.is_float
+        else value.dtype
     )
     return call.cast(value, target)
 
