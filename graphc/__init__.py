@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from graphc.ir.types import TensorType as TensorType
     from graphc.ir.types import bf16 as bf16
     from graphc.ir.types import bool_ as bool_
-    from graphc.ir.types import f32 as f32
     from graphc.ir.types import f16 as f16
+    from graphc.ir.types import f32 as f32
     from graphc.ir.types import f64 as f64
     from graphc.ir.types import i8 as i8
     from graphc.ir.types import i16 as i16
