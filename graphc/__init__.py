@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import u32 as u32
     from graphc.ir.types import u64 as u64
     from graphc.ir.verify import verify as verify
+    from graphc.mixed import mixed_precision as mixed_precision
     from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
     from graphc.streams import Stream as Stream
@@ -89,6 +90,7 @@ _PLACES = {
     "load": "graphc.runtime.library",
     "to_onnx": "graphc.onnx_export",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
+    "mixed_precision": "graphc.mixed",
     "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
