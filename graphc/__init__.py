@@ -70,7 +70,20 @@ __version__ = "0.1.0"
 _PLACES = {
     **dict.fromkeys(
         (
-            "TensorType", "DType", "f64", "f32", "bf16", "f16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8",
+            "TensorType",
+            "DType",
+            "f64",
+            "f32",
+            "bf16",
+            "f16",
+            "i64",
+            "i32",
+            "i16",
+            "i8",
+            "u64",
+            "u32",
+            "u16",
+            "u8",
             "bool_",
         ),
         "graphc.ir.types",

@@ -35,6 +35,7 @@ from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
 
 if TYPE_CHECKING:
+    from graphc.codegen.target import Precision
     from graphc.runtime.cuda import DeviceArray
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
@@ -145,6 +146,11 @@ class Task:
     def scaling(self) -> LossScaling | None:
         """How the loss is scaled; bf16 has f32's exponents and needs none."""
         return LossScaling() if self.precision == "f16" else None
+
+    @property
+    def tensor_cores(self) -> Precision:
+        """How a GPU multiplies in a step: what is rounded to 16 bits already loses nothing there."""
+        return cast("Precision", self.precision) if is_cuda(self.target) else "f32"
 
     def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
         """The state of the optimiser, and of the scaling of the loss, before the first step."""
@@ -267,6 +273,7 @@ class _Stepper:
             function = compile(
                 task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
+                precision=task.tensor_cores,
             )  # fmt: skip
             self._call = function.bind(params, buffers, memory.state, memory.random, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]

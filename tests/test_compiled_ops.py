@@ -53,7 +53,9 @@ def cases(dtypes: Sequence[DType] | None = None) -> list[object]:
     for op in REGISTRY.values():
         for dtype in op.dtypes:
             if dtypes is None or dtype in dtypes:
-                for number, sample in enumerate(exercised(op.samples(np.random.default_rng(5), dtype), dtype)):
+                for number, sample in enumerate(
+                    exercised(op.samples(np.random.default_rng(5), dtype), dtype)
+                ):
                     found.append(pytest.param(Case(op, dtype, sample), id=f"{op.name}-{dtype}-{number}"))
     return found
 

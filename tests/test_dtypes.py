@@ -287,7 +287,9 @@ def test_kernels_compute_with_no_16_bit_floats() -> None:
     text = "kernel @k(%x: bf16[4] in, %y: bf16[4] out) {{ store %y[0] = {} }}"
     verify_kernel(parse_kernel(text.format("cast bf16 (cast f32 load %x[0] + 1.0)")))
     verify_kernel(parse_kernel(text.format("select(true, load %x[0], 1.5:bf16)")))
-    with pytest.raises(VerifyError, match="expected f32 in place of 16-bit floats as arguments of add, got bf16"):
+    with pytest.raises(
+        VerifyError, match="expected f32 in place of 16-bit floats as arguments of add, got bf16"
+    ):
         verify_kernel(parse_kernel(text.format("load %x[0] + load %x[1]")))
 
 

@@ -16,7 +16,23 @@ from graphc.ir.interp import interpret
 from graphc.ir.opdef import OpDef, Sample, pointwise, primitive_expression, register
 from graphc.ir.ops import REGISTRY
 from graphc.ir.parser import parse
-from graphc.ir.types import DType, TensorType, bf16, bool_, dtype_of, f16, f32, f64, i8, i16, i32, i64, u8, u16, u64
+from graphc.ir.types import (
+    DType,
+    TensorType,
+    bf16,
+    bool_,
+    dtype_of,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    u8,
+    u16,
+    u64,
+)
 from graphc.ir.verify import verify
 from graphc.passes.vjp import vjp
 

@@ -22,7 +22,7 @@ def widened(w: Writer, x: Value) -> Value:
         half = w.fresh()
         w.line(f"{half} = bitcast {w.typed(bits)} to {kind}")
         return w.emit(f"fpext {kind} {half} to {w.type(f32, x.lanes)}", f32, x.lanes)
-    word = w.convert("zext", bits, u32)
+    word = w.words_of_halves.get(x.text) or w.convert("zext", bits, u32)
     if x.dtype is bf16:
         return w.convert("bitcast", _shift(w, "shl", word, 16), f32)
     # The exponent of an f16, moved to that of an f32, is 112 too low. A product by 2^112 puts it right, and is exact for
@@ -45,11 +45,10 @@ def rounded(w: Writer, x: Value, dtype: DType) -> Value:
         w.line(f"{half} = fptrunc {w.typed(x)} to {kind}")
         return w.emit(f"bitcast {kind} {half} to {w.type(dtype, lanes)}", dtype, lanes)
     bits = w.convert("bitcast", x, u32)
-    sign = _masked(w, bits, _SIGN)
     if dtype is bf16:
         number = _shift(w, "lshr", w.binary("add", bits, _half_of_the_last(w, bits, 16)), 16)
-        number = w.select(w.compare("uno", x, x), _with(w, _shift(w, "lshr", sign, 16), 0x7FC0), number)
-        return w.convert("trunc", number, u16)._replace(dtype=dtype)
+        quiet = w.binary("or", _shift(w, "lshr", bits, 16), w.const(u32, 0x40, lanes))
+        return _half(w, w.select(w.compare("uno", x, x), quiet, number), dtype)
     size = _masked(w, bits, _SIGN - 1)
     # Normal results: the exponent's bias changes from 127 to 15.
     rebiased = w.binary("sub", size, w.const(u32, 112 << 23, lanes))
@@ -64,8 +63,8 @@ def rounded(w: Writer, x: Value, dtype: DType) -> Value:
     )
     nan = w.binary("or", _masked(w, _shift(w, "lshr", size, 13), 0x3FF), w.const(u32, 0x7E00, lanes))
     number = w.select(w.compare("uno", x, x), nan, number)
-    number = w.binary("or", number, _shift(w, "lshr", sign, 16))
-    return w.convert("trunc", number, u16)._replace(dtype=dtype)
+    number = w.binary("or", number, _shift(w, "lshr", _masked(w, bits, _SIGN), 16))
+    return _half(w, number, dtype)
 
 
 def to_odd(w: Writer, x: Value) -> Value:
@@ -84,6 +83,13 @@ def to_odd(w: Writer, x: Value) -> Value:
     return w.convert("bitcast", w.binary("or", bits, w.convert("zext", lost, i32)), f32)
 
 
+def _half(w: Writer, word: Value, dtype: DType) -> Value:
+    """A word's lower half. The next op of a chain takes the word: it needs no conversion back and forth."""
+    half = w.convert("trunc", word, u16)._replace(dtype=dtype)
+    w.words_of_halves[half.text] = word
+    return half
+
+
 def _half_of_the_last(w: Writer, bits: Value, dropped: int) -> Value:
     """What is added before so many bits are dropped: half of the last bit that stays, or 1 less where that bit is 0."""
     odd = _masked(w, _shift(w, "lshr", bits, dropped), 1)
@@ -96,7 +102,3 @@ def _shift(w: Writer, opcode: str, x: Value, count: int) -> Value:
 
 def _masked(w: Writer, x: Value, mask: int) -> Value:
     return w.binary("and", x, w.const(u32, mask, x.lanes))
-
-
-def _with(w: Writer, x: Value, bits: int) -> Value:
-    return w.binary("or", x, w.const(u32, bits, x.lanes))

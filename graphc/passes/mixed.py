@@ -54,7 +54,9 @@ class _Mixer:
     def __init__(self, graph: Graph, dtype: DType) -> None:
         self.dtype = dtype
         self.build = Builder()
-        self.rounded: dict[Value, Value] = {}  # values of the new graph, by the given graph's, as contractions see them
+        self.rounded: dict[
+            Value, Value
+        ] = {}  # values of the new graph, by the given graph's, as contractions see them
         self.exact: dict[Value, Value] = {}  # the same as the outputs see them
         sources = {
             source for node in graph.nodes if _is_mixed(node) for v in node.operands for source in _sources(v)
