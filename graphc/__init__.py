@@ -42,16 +42,23 @@ if TYPE_CHECKING:
     from graphc.ir.parser import parse as parse
     from graphc.ir.types import DType as DType
     from graphc.ir.types import TensorType as TensorType
+    from graphc.ir.types import bf16 as bf16
     from graphc.ir.types import bool_ as bool_
+    from graphc.ir.types import f16 as f16
     from graphc.ir.types import f32 as f32
     from graphc.ir.types import f64 as f64
+    from graphc.ir.types import i8 as i8
+    from graphc.ir.types import i16 as i16
     from graphc.ir.types import i32 as i32
     from graphc.ir.types import i64 as i64
     from graphc.ir.types import u8 as u8
+    from graphc.ir.types import u16 as u16
     from graphc.ir.types import u32 as u32
+    from graphc.ir.types import u64 as u64
     from graphc.ir.verify import verify as verify
     from graphc.jacobians import hessian as hessian
     from graphc.jacobians import jacobian as jacobian
+    from graphc.mixed import mixed_precision as mixed_precision
     from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
     from graphc.streams import Stream as Stream
@@ -73,7 +80,24 @@ __version__ = "0.1.0"
 # name → where it lives; "module:" is the module itself
 _PLACES = {
     **dict.fromkeys(
-        ("TensorType", "DType", "f64", "f32", "i64", "i32", "u32", "u8", "bool_"), "graphc.ir.types"
+        (
+            "TensorType",
+            "DType",
+            "f64",
+            "f32",
+            "bf16",
+            "f16",
+            "i64",
+            "i32",
+            "i16",
+            "i8",
+            "u64",
+            "u32",
+            "u16",
+            "u8",
+            "bool_",
+        ),
+        "graphc.ir.types",
     ),
     "Graph": "graphc.ir.graph",
     "parse": "graphc.ir.parser",
@@ -91,6 +115,7 @@ _PLACES = {
     "load": "graphc.runtime.library",
     "to_onnx": "graphc.onnx_export",
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
+    "mixed_precision": "graphc.mixed",
     "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("checkpoint", "custom_vjp"), "graphc.calls"),
     **dict.fromkeys(("jvp", "linearize", "hvp"), "graphc.tangents"),

@@ -110,7 +110,7 @@ def _array(values: object, dtype: DType, allow_nan: bool, what: str) -> np.ndarr
     array = np.asarray(values)
     if array.ndim == 0 or array.shape[0] == 0:
         raise ArgumentError(f"{what}: expected at least one row, got shape {list(array.shape)}")
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         if not allow_nan and np.isnan(array).any():
             row = int(np.argmax(np.isnan(array).reshape(len(array), -1).any(axis=1)))
             raise ArgumentError(f"{what}: expected numbers, got NaN at row {row} (allow_nan=True takes them)")

@@ -84,6 +84,7 @@ def lower_to_plan(
     from graphc.codegen.separate import separate
     from graphc.passes.diagonals import gather_diagonals
     from graphc.passes.fuse import group
+    from graphc.passes.halves import widen_halves
     from graphc.passes.recompute import recompute
     from graphc.passes.simplify import RULES, apply_rules
 
@@ -96,7 +97,10 @@ def lower_to_plan(
     plain = inline(graph)
     if plain is not graph:
         stages["inlined"] = plain
-    stages["rewritten"] = apply_rules(plain)
+    wide = widen_halves(plain)
+    if wide is not plain:
+        stages["widened"] = wide
+    stages["rewritten"] = apply_rules(wide)
     stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
     stages["grouped"] = group(stages["simplified"])
     stages["recomputed"] = recompute(stages["grouped"])

@@ -21,6 +21,7 @@ from graphc.errors import ArgumentError, GraphcError, ShapeError
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.init import generator
+from graphc.frontend.loss_scaling import LossScaling
 from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
@@ -28,11 +29,13 @@ from graphc.frontend.parameters import Parameter
 from graphc.frontend.random import key as random_key
 from graphc.frontend.random import split as split_key
 from graphc.frontend.tracer import trace
-from graphc.ir.types import TensorType, dtype_of, u32
+from graphc.ir.types import TensorType, dtype_of, f32, u32
+from graphc.mixed import mixed_precision
 from graphc.runtime.executable import aligned_empty
 from graphc.transforms import value_and_grad
 
 if TYPE_CHECKING:
+    from graphc.codegen.target import Precision
     from graphc.runtime.cuda import DeviceArray
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
@@ -42,6 +45,7 @@ Arrays = dict[str, Array]
 Differentiated = Callable[[Arrays], tuple[tuple[Array, tuple[Arrays, Arrays]], Arrays]]
 NumPy = dict[str, np.ndarray]
 Metrics = str | Sequence[str] | Mapping[str, Scalar] | None
+PRECISIONS = ("f32", "bf16", "f16")
 NAMED_METRICS: dict[str, Scalar] = {"accuracy": accuracy}
 
 
@@ -66,6 +70,7 @@ def fit(
     progress: bool = True,
     target: str = "cpu",
     threads: int | None = None,
+    precision: str = "f32",
 ) -> History:
     """Trains a model in place and gives the history of its losses.
 
@@ -75,6 +80,10 @@ def fit(
     function is compiled for it) unless `drop_last`. `validation` is data of its own, or the fraction of rows to draw
     and hold back; it is evaluated after each epoch. `metrics` is "accuracy", or a dict of functions of (prediction,
     target) that give scalars. The learning rate is the optimiser's; callbacks may set ``run.learning_rate``.
+
+    With `precision` "bf16" or "f16" the products of a step read numbers of 16 bits and are summed in f32, forwards and
+    backwards; weights, losses and the optimiser stay f32 (`graphc.passes.mixed`), and so does validation. With "f16" the
+    loss is scaled, and a step whose gradients are not finite is left out (`LossScaling`).
 
     Numbers of an epoch are means over its batches, weighted by rows; those of training are taken during the epoch,
     so the weights change under them. Ctrl-C ends the training as a callback would: the weights, the best ones with
@@ -108,7 +117,13 @@ def fit(
     model.fill(seed)
     if not model.parameters:
         raise ArgumentError(f"fit: expected a model with parameters to train, got {model!r}")
-    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads)
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"fit: precision: expected {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "f32" and model.dtype is not f32:
+        raise ArgumentError(
+            f"fit: precision: expected a model of f32 for {precision}, got one of {model.dtype.name}"
+        )
+    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads, precision)
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
@@ -125,6 +140,21 @@ class Task:
     metrics: Mapping[str, Scalar]
     target: str = "cpu"
     threads: int | None = None
+    precision: str = "f32"
+
+    @property
+    def scaling(self) -> LossScaling | None:
+        """How the loss is scaled; bf16 has f32's exponents and needs none."""
+        return LossScaling() if self.precision == "f16" else None
+
+    @property
+    def tensor_cores(self) -> Precision:
+        """How a GPU multiplies in a step: what is rounded to 16 bits already loses nothing there."""
+        return cast("Precision", self.precision) if is_cuda(self.target) else "f32"
+
+    def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
+        """The state of the optimiser, and of the scaling of the loss, before the first step."""
+        return {**self.optimizer.init(params), **(self.scaling.init() if self.scaling else {})}
 
     def predict(self, params: Arrays, buffers: Arrays, x: Array) -> Array:
         return self.model.apply(params, buffers, x)[0]
@@ -143,14 +173,34 @@ class Task:
 
         `random` holds the key of a model that draws random numbers, else nothing.
         """
-        grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y)
+        scaling = self.scaling
+        if scaling is None:
+            grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y)
+            new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
+            return new_params, new_buffers, new_state, new_random, numbers
+        own, state = scaling.split(state)
+        grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y, own)
+        grads, finite = scaling.unscaled(grads, own)
         new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        return new_params, new_buffers, new_state, new_random, numbers
+        new_params, new_buffers, new_state = (
+            scaling.kept(finite, new, old)
+            for new, old in ((new_params, params), (new_buffers, buffers), (new_state, state))
+        )
+        return new_params, new_buffers, {**new_state, **scaling.adapted(own, finite)}, new_random, numbers
 
     def gradients(
-        self, params: Arrays, buffers: Arrays, random: Arrays, x: Array, y: Array
+        self,
+        params: Arrays,
+        buffers: Arrays,
+        random: Arrays,
+        x: Array,
+        y: Array,
+        scale: Mapping[str, Array] | None = None,
     ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """The gradient of the loss by each parameter, new buffers, a new key, and the numbers of this batch."""
+        """The gradient of the loss by each parameter, new buffers, a new key, and the numbers of this batch.
+
+        With the state of the scaling it is the gradient of the scaled loss.
+        """
         key: Array | None = None
         if random:
             keys = split_key(random["key"])
@@ -158,11 +208,15 @@ class Task:
 
         def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
             prediction, new_buffers = self.model.apply(params, buffers, x, key=key, train=True)
-            return self.loss(prediction, y), (new_buffers, self._scores(prediction, y))
+            loss = self.loss(prediction, y)
+            scaled = self.scaling.scaled(loss, scale) if self.scaling and scale is not None else loss
+            return scaled, (new_buffers, {"loss": loss, **self._scores(prediction, y)})
 
-        differentiated = cast("Differentiated", value_and_grad(objective, has_aux=True))
-        (value, (new_buffers, scores)), grads = differentiated(params)
-        return grads, new_buffers, random, {"loss": value, **scores}
+        derived = value_and_grad(objective, has_aux=True)
+        if self.precision != "f32":
+            derived = mixed_precision(derived, self.precision)
+        (_, (new_buffers, numbers)), grads = cast("Differentiated", derived)(params)
+        return grads, new_buffers, random, numbers
 
     def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
         """The numbers of a batch, without a step."""
@@ -219,6 +273,7 @@ class _Stepper:
             function = compile(
                 task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
+                precision=task.tensor_cores,
             )  # fmt: skip
             self._call = function.bind(params, buffers, memory.state, memory.random, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]
@@ -295,7 +350,7 @@ def _train(
     )  # found once: a walk through the modules takes as long as a small model's step
     params = _aligned(task.model.parameters)
     buffers = _aligned(task.model.buffers)
-    state = _aligned(task.optimizer.init(params))
+    state = _aligned(task.init(params))
     rate = np.zeros((), task.model.dtype.numpy)
     run = Run(task.model, params, buffers, history, names, epochs, float(task.optimizer.learning_rate))
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]

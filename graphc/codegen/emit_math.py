@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphc.codegen import emit_halves
 from graphc.codegen.emit_writer import Operation, Value, Writer
 from graphc.ir import scalar, threefry
 from graphc.ir.scalar import PRIMITIVES, cast_numpy
-from graphc.ir.types import bool_, f32, f64, i32, i64, u8, u32
+from graphc.ir.types import bool_, f32, f64, i32, i64, u32
 
 if TYPE_CHECKING:
     from graphc.ir.types import DType
@@ -40,6 +41,8 @@ def apply(w: Writer, fn: str, args: Sequence[Value]) -> Value:
 
     Raises `CompileError` where the primitive has no meaning for the type (``sub`` of bools, ``div`` of integers).
     """
+    if args[-1].dtype.is_half and fn != "select":
+        raise _refuse(w, fn, args[-1].dtype)
     if fn not in _INTEGRAL and all(a.const is not None for a in args):
         return _folded(w, fn, args)
     return _OPERATIONS[fn](w, args)
@@ -204,9 +207,10 @@ def _quotient_and_rest(w: Writer, x: Value, y: Value) -> tuple[Value, Value]:
 def _divided(w: Writer, x: Value, y: Value) -> Value:
     if ("division", x.dtype) not in w.target.outlined:
         return w.binary("sdiv" if x.dtype.kind == "int" else "udiv", x, y)
-    w.helpers.add("sdiv64")
+    helper = "sdiv64" if x.dtype.kind == "int" else "udiv64"
+    w.helpers.add(helper)
     parts = [
-        w.emit(f"call i64 @graphc.sdiv64(i64 {w.lane(x, n).text}, i64 {w.lane(y, n).text})", i64)
+        w.emit(f"call i64 @graphc.{helper}(i64 {w.lane(x, n).text}, i64 {w.lane(y, n).text})", x.dtype)
         for n in range(x.lanes)
     ]
     return parts[0] if x.lanes == 1 else _gathered(w, parts)
@@ -405,6 +409,11 @@ def cast(w: Writer, x: Value, dtype: DType) -> Value:
     source = x.dtype
     if source is dtype:
         return x
+    if source.is_half:
+        return cast(w, emit_halves.widened(w, x), dtype)
+    if dtype.is_half:
+        odd = source is f64
+        return emit_halves.rounded(w, emit_halves.to_odd(w, x) if odd else cast(w, x, f32), dtype)
     if x.const is not None:
         numbers = cast_numpy(np.array(x.const, dtype=source.numpy), dtype.numpy)
         if not dtype.is_float:
@@ -441,33 +450,36 @@ def _float_to_integer(w: Writer, x: Value, dtype: DType) -> Value:
     inside = w.binary("and", w.compare("ogt", x, w.const(source, float(lowest), lanes)),
                       w.compare("olt", x, w.const(source, float(highest + 1), lanes)))  # fmt: skip
     safe = w.select(inside, x, w.const(source, 0.0, lanes))
-    if dtype is u8:
-        number = w.convert("trunc", w.convert("fptosi", safe, i32), u8)
+    if dtype.bits < 32:
+        number = w.convert("trunc", w.convert("fptosi", safe, i32), dtype)
     elif (f"from {source.name}", dtype) in w.target.outlined:
-        number = _to_long(w, safe)
+        number = _to_long(w, safe, dtype)
     else:
         number = w.convert("fptosi" if signed else "fptoui", safe, dtype)
     number = w.select(below, w.const(dtype, lowest, lanes), number)
     return w.select(above, w.const(dtype, highest, lanes), number)
 
 
-def _to_long(w: Writer, x: Value) -> Value:
-    """A float within i64, in two 32-bit halves: |x| = high 2^32 + low, and both subtraction and product are exact."""
+def _to_long(w: Writer, x: Value, long: DType) -> Value:
+    """A float within i64 or u64, in two halves: |x| = high 2^32 + low, and both subtraction and product are exact."""
     dtype, lanes = x.dtype, x.lanes
     size = w.call("llvm.fabs", [x], dtype)
     high = w.convert("fptoui", w.binary("fmul", size, w.const(dtype, 2.0**-32, lanes)), i32)
     back = w.binary("fmul", w.convert("uitofp", high, dtype), w.const(dtype, 2.0**32, lanes))
     low = w.convert("fptoui", w.binary("fsub", size, back), i32)
-    shifted = w.binary("shl", w.convert("zext", high, i64), w.const(i64, 32, lanes))
-    number = w.binary("or", shifted, w.convert("zext", low, i64))
+    shifted = w.binary("shl", w.convert("zext", high, long), w.const(long, 32, lanes))
+    number = w.binary("or", shifted, w.convert("zext", low, long))
+    if long.kind == "uint":
+        return number
     return w.select(w.compare("olt", x, w.const(dtype, 0.0, lanes)), _neg(w, [number]), number)
 
 
 def _from_long(w: Writer, x: Value, dtype: DType) -> Value:
-    """An i64 to a float, rounded once: 32 leading bits, the last of them sticky, then an exact scaling."""
-    lanes = x.lanes
+    """An i64 or u64 to a float, rounded once: 32 leading bits, the last of them sticky, then an exact scaling."""
+    lanes, signed = x.lanes, x.dtype.kind == "int"
+    x = x._replace(dtype=i64)
     negative = w.compare("slt", x, _zero(w, x))
-    size = w.select(negative, w.binary("sub", _zero(w, x), x), x)
+    size = w.select(negative, w.binary("sub", _zero(w, x), x), x) if signed else x
     high = w.convert("trunc", w.binary("lshr", size, w.const(i64, 32, lanes)), i32)
     low = w.convert("trunc", size, i32)
     if dtype is f64:  # high 2^32 is exact, the sum rounds once
@@ -491,7 +503,7 @@ def _from_long(w: Writer, x: Value, dtype: DType) -> Value:
             bits = w.convert("trunc", w.binary("or", kept, sticky), i32)
             part = w.binary("fmul", w.convert("uitofp", bits, f32), w.const(f32, 2.0**drop, lanes))
             number = w.select(w.compare("uge", size, w.const(i64, above, lanes)), part, number)
-    return w.select(negative, _neg(w, [number]), number)
+    return w.select(negative, _neg(w, [number]), number) if signed else number
 
 
 def bitcast(w: Writer, x: Value, dtype: DType) -> Value:
@@ -538,6 +550,32 @@ done:
   %flip = xor i64 %low.next, %sign
   %q = sub i64 %flip, %sign
   ret i64 %q
+}
+""",
+    "udiv64": """\
+define internal i64 @graphc.udiv64(i64 %n, i64 %d) noinline nounwind "no-builtins" {
+entry:
+  br label %bit
+bit:
+  %i = phi i32 [ 64, %entry ], [ %left, %bit ]
+  %high = phi i64 [ 0, %entry ], [ %high.next, %bit ]
+  %low = phi i64 [ %n, %entry ], [ %low.next, %bit ]
+  %carry = icmp slt i64 %high, 0
+  %top = lshr i64 %low, 63
+  %up = shl i64 %high, 1
+  %rest = or i64 %up, %top
+  %shifted = shl i64 %low, 1
+  %above = icmp uge i64 %rest, %d
+  %fits = or i1 %carry, %above
+  %less = sub i64 %rest, %d
+  %high.next = select i1 %fits, i64 %less, i64 %rest
+  %one = zext i1 %fits to i64
+  %low.next = or i64 %shifted, %one
+  %left = sub i32 %i, 1
+  %more = icmp ne i32 %left, 0
+  br i1 %more, label %bit, label %done
+done:
+  ret i64 %low.next
 }
 """,
 }

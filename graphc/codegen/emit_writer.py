@@ -14,10 +14,14 @@ from typing import NamedTuple, Union
 from graphc.codegen.target import Target
 from graphc.errors import CompileError, TargetError
 from graphc.ir.scalar import Number
-from graphc.ir.types import DType, bool_, i64
+from graphc.ir.types import DTYPES, DType, bool_, f32, i64
 
 _FENCE, _ROUNDS = "llvm.arithmetic.fence", 2
-_TYPES = {"f64": "double", "f32": "float", "i64": "i64", "i32": "i32", "u32": "i32", "u8": "i8", "bool": "i1"}
+# LLVM's types have no sign; floats of 16 bits are bits until they are converted
+_TYPES = {
+    t.name: {64: "double", 32: "float", 16: "i16"}[t.bits] if t.is_float else f"i{t.bits}"
+    for t in DTYPES.values()
+}
 
 
 class Value(NamedTuple):
@@ -47,12 +51,28 @@ def literal(dtype: DType, number: Number) -> str:
     >>> literal(f32, 1.0), literal(bool_, True)
     ('0x3FF0000000000000', 'true')
     """
+    if dtype.is_half:
+        return str(half_bits(dtype, float(number)))
     if dtype.is_float:  # f32 is spelt as the double of the same value
-        bits = struct.unpack("<Q", struct.pack("<d", float(dtype.numpy.type(number))))[0]
+        bits = struct.unpack("<Q", struct.pack("<d", dtype.rounded(float(number))))[0]
         return f"0x{bits:016X}"
     if dtype is bool_:
         return "true" if number else "false"
     return str(int(number))
+
+
+def half_bits(dtype: DType, number: float) -> int:
+    """The bits of a 16-bit float.
+
+    >>> from graphc.ir.types import bf16, f16
+    >>> hex(half_bits(bf16, 1.0)), hex(half_bits(f16, -2.0))
+    ('0x3f80', '0xc000')
+    """
+    if dtype.exponent == f32.exponent:
+        word: int = struct.unpack("<I", struct.pack("<f", dtype.rounded(number)))[0] >> 16
+        return word
+    bits: int = struct.unpack("<H", struct.pack("<e", dtype.rounded(number)))[0]
+    return bits
 
 
 def quoted(name: str) -> str:
@@ -79,6 +99,9 @@ class Writer:
         self.index_type = f"i{target.index_bits}"
         self.helpers: set[str] = set()  # functions of our own that the text calls
         self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
+        self.words_of_halves: dict[
+            str, Value
+        ] = {}  # 16-bit floats that were made here, as the words they were cut from
         self._count = 0
         self._types: dict[tuple[str, int], str] = {}
         self._rounds: dict[str, int] = {}  # of shuffles that a value has been through, one after the other
@@ -268,6 +291,7 @@ class Writer:
         if (
             self._rounds.get(x.text, 0) < _ROUNDS
             or not x.dtype.is_float
+            or x.dtype.is_half
             or _FENCE not in self.target.intrinsics
         ):
             return x

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphc.ir.plan import ALIGNMENT
+from graphc.ir.types import DTYPES
 from graphc.runtime.abi import LEVELS, STATUS, STATUS_NAMES, VERSION, ArrayInfo, LibraryInfo, ProgramInfo
 from graphc.runtime.c_names import c_names
 
-_C_TYPES = {
-    "float64": "double", "float32": "float", "int64": "int64_t", "int32": "int32_t", "uint32": "uint32_t",
-    "uint8": "uint8_t", "bool": "uint8_t",
-}  # fmt: skip
+_C_TYPES = {t.numpy_name: t.c_name for t in DTYPES.values()}
+_HALVES = {t.numpy_name for t in DTYPES.values() if t.is_half}
 _MANY = 200  # arguments, beyond which a README's program would be no example any more
 
 _SHARED = f"""\
@@ -59,10 +58,11 @@ def _macro(*parts: str) -> str:
 
 
 def _shape(info: ArrayInfo) -> str:
-    """``float[32][64]``, or "one float"."""
+    """``float[32][64]``, or "one float"; C has no type for 16-bit floats, whose bits are then meant."""
     kind = _C_TYPES[info.dtype]
     dimensions = "".join(f"[{n}]" for n in info.shape)
-    return f"{kind}{dimensions}" if info.shape else f"one {kind}"
+    bits = f", the bits of {info.dtype}" if info.dtype in _HALVES else ""
+    return (f"{kind}{dimensions}" if info.shape else f"one {kind}") + bits
 
 
 def _size(info: ArrayInfo) -> str:

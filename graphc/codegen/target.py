@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 from graphc.config import config
 from graphc.errors import TargetError
-from graphc.ir.types import DType, bool_, f32, f64, i32, i64, u8, u32
+from graphc.ir.types import DTYPES, DType, f16, f32, f64, i64, u64
 
 Native = frozenset[tuple[str, DType]]
 # How exactly f32 operands are multiplied (sums are f32 always); all but the first one are for tensor cores.
@@ -26,7 +26,7 @@ Precision = Literal["f32", "tf32", "f16", "bf16"]
 
 _SERIAL: Mapping[str, tuple[str, ...]] = MappingProxyType({"parallel": (), "block": (), "thread": ()})
 _FLAT: Mapping[str, int] = MappingProxyType({"global": 0, "stack": 0, "shared": 0})
-_EVERY_DTYPE = frozenset((f64, f32, i64, i32, u32, u8, bool_))
+_EVERY_DTYPE = frozenset(DTYPES.values())
 _PORTABLE_INTRINSICS = frozenset(
     ("llvm.fabs", "llvm.copysign", "llvm.ctpop", "llvm.bswap", "llvm.bitreverse", "llvm.fshl", "llvm.fshr")
 )
@@ -171,6 +171,9 @@ def _native(names: str, *dtypes: DType) -> Native:
 
 
 _ROUNDING = "floor ceil trunc round"
+_CASTS_F16 = _native(
+    "cast", f16
+)  # to f32 and back: F16C of x86-64-v3, the base set of aarch64, VFPv4 of Cortex-M
 _NVVM = "llvm.nvvm."
 _NVPTX_INTRINSICS = frozenset(
     _NVVM + name
@@ -190,18 +193,20 @@ _X86 = Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", vector_bits=128, s
               clock="llvm.readcyclecounter",
               native=_native("sqrt", f32, f64), intrinsics=_MEASURED_INTRINSICS)  # fmt: skip
 _ARM = Target("aarch64-linux-gnu", "aarch64-unknown-linux-gnu", "generic", "+neon", vector_bits=128,
-              vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64),
+              vector_registers=32, native=_native(f"{_ROUNDING} sqrt fma min max", f32, f64) | _CASTS_F16,
               intrinsics=_MEASURED_INTRINSICS, clock="llvm.readcyclecounter")  # fmt: skip
 _WASM = Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", vector_bits=128, index_bits=32,
                relocation="static", native=_native(f"{_ROUNDING} sqrt min max", f32, f64),
                allowed_undefined=frozenset(("__stack_pointer", "__linear_memory")))  # fmt: skip
 _ARM_OUTLINED = frozenset(
-    (construct, i64) for construct in ("division", "from f32", "from f64", "to f32", "to f64")
+    (construct, dtype)
+    for construct in ("division", "from f32", "from f64", "to f32", "to f64")
+    for dtype in (i64, u64)
 )
 _CORTEX = Target("cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", vector_registers=32, index_bits=32,
                  relocation="static", stack_alignment=8, outlined=_ARM_OUTLINED,
                  row_buffer_bytes=2 << 10,  # whole stacks of 4 to 8 KB are usual
-                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64))  # fmt: skip
+                 native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _CASTS_F16)  # fmt: skip
 
 # Each row follows what was measured by emitting the construct alone and listing the object's undefined symbols.
 TARGETS: Mapping[str, Target] = MappingProxyType({
@@ -209,9 +214,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
     for target in (
         _X86,
         replace(_X86, name="x86-64-v3", cpu="x86-64-v3", vector_bits=256, level=3,
-                native=_native(f"{_ROUNDING} sqrt fma", f32, f64)),
+                native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _CASTS_F16),
         replace(_X86, name="x86-64-v4", cpu="x86-64-v4", vector_bits=512, vector_registers=32, level=4,
-                native=_native(f"{_ROUNDING} sqrt fma", f32, f64),
+                native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _CASTS_F16,
                 # Some tunings prefer 256 bits and would split every 512-bit vector of ours.
                 function_attributes='"prefer-vector-width"="512"'),
         # _fltused is a marker that there are floats, which Microsoft's C library has. A frame of a page or more would
@@ -227,12 +232,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType({
                clock="llvm.readsteadycounter"),
         _CORTEX,
         replace(_CORTEX, name="cortex-m4f", cpu="cortex-m4", dtypes=_EVERY_DTYPE - {f64},
-                native=_native("sqrt fma", f32)),
+                native=_native("sqrt fma", f32) | _CASTS_F16),
         # Position-independent wasm needs __memory_base from its loader.
         _WASM,
         replace(_WASM, name="wasm32-nosimd", features="", vector_bits=0),
         Target("nvptx64", "nvptx64-nvidia-cuda", "sm_80", vector_registers=255,
-               native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _native("min max", f32),
+               native=_native(f"{_ROUNDING} sqrt fma", f32, f64) | _native("min max", f32) | _CASTS_F16,
                intrinsics=_PORTABLE_INTRINSICS | _NVPTX_INTRINSICS,
                address_spaces=MappingProxyType({"global": 1, "stack": 0, "shared": 3}),
                positions=MappingProxyType({
@@ -320,7 +325,7 @@ def target_of_host(host: Host) -> Target:
     family = triple.split("-")[0]
     if family in ("x86_64", "amd64"):
         wide = features >= {"+avx512f", "+avx512vl", "+avx512dq", "+avx512bw"}
-        level = "x86-64-v4" if wide else "x86-64-v3" if features >= {"+avx2", "+fma"} else "x86-64"
+        level = "x86-64-v4" if wide else "x86-64-v3" if features >= {"+avx2", "+fma", "+f16c"} else "x86-64"
         base = TARGETS[level]
     elif family in ("aarch64", "arm64"):
         base = TARGETS["aarch64-linux-gnu"]

@@ -13,6 +13,7 @@ from graphc.frontend import functions as F
 from graphc.frontend import random
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.checks import is_rate
+from graphc.frontend.halves import in_f32
 from graphc.ir.loc import here
 
 
@@ -41,6 +42,7 @@ def tanh(x: Array) -> Array:
     return F.tanh(x)
 
 
+@in_f32
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)), as max(x, 0) + log1p(exp(-|x|)), which neither overflows nor cancels.
 
@@ -51,6 +53,7 @@ def softplus(x: Array) -> Array:
     return F.where(negative, 0.0, x) + F.log1p(F.exp(F.where(negative, x, -x)))
 
 
+@in_f32
 def gelu(x: Array, approximate: str = "none") -> Array:
     """x Φ(x) with the normal distribution function Φ, exact by erf, or by its tanh formula (``approximate="tanh"``).
 
@@ -149,12 +152,14 @@ def shifted(x: Array, dim: int) -> Array:
     return x - F.expand_dims(F.stop_gradient(F.max(x, axis=dim)), axis=dim)
 
 
+@in_f32
 def softmax(x: Array, dim: int = -1) -> Array:
     """exp(x) / Σ exp(x) along a dimension, with the maximum subtracted first."""
     powers = F.exp(shifted(x, dim))
     return powers / F.sum(powers, axis=dim, keepdims=True)
 
 
+@in_f32
 def log_softmax(x: Array, dim: int = -1) -> Array:
     """x - log Σ exp(x) along a dimension, with the maximum subtracted first."""
     shift = shifted(x, dim)

@@ -12,12 +12,14 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend import functions as F
 from graphc.frontend.activations import shifted, softplus
 from graphc.frontend.array import Array
+from graphc.frontend.halves import in_f32
 from graphc.ir.loc import here
 from graphc.ir.types import i32, i64
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@in_f32
 def mse(prediction: Array, target: Array, reduction: str = "mean") -> Array:
     """The squared error (prediction - target)², its mean over all elements by default.
 
@@ -32,6 +34,7 @@ def mse(prediction: Array, target: Array, reduction: str = "mean") -> Array:
     return _reduced("mse", difference * difference, reduction)
 
 
+@in_f32
 def cross_entropy(logits: Array, target: Array, reduction: str = "mean") -> Array:
     """-Σ target · log softmax(logits) over the last dimension, its mean over the rows by default.
 
@@ -71,6 +74,7 @@ def cross_entropy(logits: Array, target: Array, reduction: str = "mean") -> Arra
     return _reduced("cross_entropy", rows, reduction)
 
 
+@in_f32
 def binary_cross_entropy_with_logits(logits: Array, target: Array, reduction: str = "mean") -> Array:
     """-t log σ(x) - (1 - t) log(1 - σ(x)), its mean over all elements by default; targets are in [0, 1].
 

@@ -9,7 +9,8 @@ Where we differ from NumPy, because a network's default float is f32 and its def
 - NumPy's default scalars ``np.float64(2)`` and ``np.int64(2)`` (not arrays of them) are weak, as Python's are, so
   ``x / np.sqrt(64)`` stays f32.
 
-Arrays promote by NumPy's table: i32 with f32 gives f64, u8 with f32 gives f32.
+Arrays promote by NumPy's table: i32 with f32 gives f64, u8 with f32 gives f32, i8 with u8 gives i16, u64 with i64 gives
+f64. bf16, which NumPy does not have, promotes as f16 does, and with f16 to f32.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cache
 import numpy as np
 
 from graphc.errors import DTypeError
-from graphc.ir.types import DTYPES, DType, bool_, dtype_of, f32, f64, i32, i64
+from graphc.ir.types import DTYPES, DType, bf16, bool_, dtype_of, f16, f32, i32, i64
 
 Scalar = bool | int | float
 DTypeLike = DType | np.dtype | type | str
@@ -60,9 +61,6 @@ def as_dtype(dtype: DTypeLike) -> DType:
         except TypeError:
             raise DTypeError(f"expected a data type, got {dtype!r}") from None
         return dtype_of(numpy_dtype)
-    if not found.compiled:
-        names = ", ".join(t.name for t in DTYPES.values() if t.compiled)
-        raise DTypeError(f"expected one of {names}, got {found.name}")
     return found
 
 
@@ -70,10 +68,19 @@ def as_dtype(dtype: DTypeLike) -> DType:
 def promote_types(a: DType, b: DType) -> DType:
     """The type of an operation on arrays of these types, by NumPy's table.
 
-    >>> from graphc.ir.types import f32, i32, u8
-    >>> promote_types(f32, u8), promote_types(f32, i32)
-    (f32, f64)
+    NumPy has no bf16. Beside any other type than itself it stands where f16 does, as its significand too holds all of u8
+    and i8; beside f16, of which neither holds the other, it gives f32.
+
+    >>> from graphc.ir.types import f32, i16, i32, u8
+    >>> promote_types(f32, u8), promote_types(f32, i32), promote_types(bf16, f16), promote_types(bf16, i16)
+    (f32, f64, f32, f32)
     """
+    if a is b:
+        return a
+    if bf16 in (a, b):
+        other = b if a is bf16 else a
+        found = f32 if other is f16 else promote_types(f16, other)
+        return bf16 if found is f16 else found
     return dtype_of(np.promote_types(a.numpy, b.numpy))
 
 
@@ -118,8 +125,8 @@ def default_int(*values: int) -> DType:
 def check_range(scalar: Scalar, dtype: DType) -> None:
     """Raises `DTypeError` where a Python int does not fit in an integer type, as NumPy 2 does."""
     if dtype.is_integer and isinstance(scalar, int) and not isinstance(scalar, bool):
-        info = np.iinfo(dtype.numpy)
-        if not info.min <= scalar <= info.max:
+        lowest, highest = dtype.limits
+        if not lowest <= scalar <= highest:
             raise DTypeError(f"expected a Python int within {dtype.name}, got {scalar}")
 
 
@@ -130,4 +137,4 @@ def to_float(dtype: DType) -> DType:
     >>> to_float(f64), to_float(i32)
     (f64, f32)
     """
-    return dtype if dtype in (f64, f32) else DEFAULT_FLOAT
+    return dtype if dtype.is_float else DEFAULT_FLOAT

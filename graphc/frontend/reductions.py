@@ -1,8 +1,9 @@
 """Array functions that join the elements along axes: sums, means, extrema, their positions, running sums.
 
 In: a traced value, `axis` (None for all, an int or several, negative ones from the end), `keepdims`. Out: traced
-values. A wrong or repeated axis raises `ShapeError` with the user's line. Sums and products of bools and u8 are i32,
-other types stay (NumPy: int64); means, variances and logsumexp of integers are f32 (NumPy: float64).
+values. A wrong or repeated axis raises `ShapeError` with the user's line. Sums and products of bools and of integers of
+8 and 16 bits are i32, other types stay (NumPy: 64 bits); means, variances and logsumexp of integers are f32 (NumPy:
+float64), those of 16-bit floats are computed in f32 and rounded.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from graphc.errors import DTypeError, ShapeError
 from graphc.frontend import elementwise
 from graphc.frontend.array import Array, ArrayLike, Axis
 from graphc.frontend.calls import Call
+from graphc.frontend.halves import in_f32
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.graph import Value
-from graphc.ir.types import DType, TensorType, bool_, i32, u8
+from graphc.ir.types import DType, TensorType, bool_, i32
 
 
 def _reduce(call: Call, op: str, value: Value, axis: Axis, keepdims: bool) -> Array:
@@ -35,7 +37,11 @@ def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 def _summed(call: Call, x: ArrayLike, dtype: DTypeLike | None) -> Value:
     value = call.value(x)
     target: DType = (
-        call.dtype(dtype) if dtype is not None else (i32 if value.dtype in (bool_, u8) else value.dtype)
+        call.dtype(dtype)
+        if dtype is not None
+        else i32
+        if value.dtype.bits < i32.bits and not value.dtype.is_float
+        else value.dtype
     )
     return call.cast(value, target)
 
@@ -52,6 +58,7 @@ def sum(x: ArrayLike, axis: Axis = None, *, dtype: DTypeLike | None = None, keep
     return _reduce(call, "reduce_sum", _summed(call, x, dtype), axis, keepdims)
 
 
+@in_f32
 def mean(x: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """The mean over axes; NaN of no elements.
 
@@ -67,6 +74,7 @@ def mean(x: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return call.wrap(call.build.div(total, call.splat(_count(value.shape, axes), total.type)))
 
 
+@in_f32
 def var(x: ArrayLike, axis: Axis = None, *, correction: float = 0, keepdims: bool = False) -> Array:
     """The variance over axes, in two passes: the squared distances from the mean, over n - correction.
 
@@ -84,6 +92,7 @@ def var(x: ArrayLike, axis: Axis = None, *, correction: float = 0, keepdims: boo
     return elementwise.divide(total, freedom if freedom > 0 else 0.0)
 
 
+@in_f32
 def std(x: ArrayLike, axis: Axis = None, *, correction: float = 0, keepdims: bool = False) -> Array:
     """The standard deviation: the root of the variance; its derivative at 0 is not finite."""
     return elementwise.sqrt(var(x, axis, correction=correction, keepdims=keepdims))
@@ -255,6 +264,7 @@ def cumulative_min(x: ArrayLike, axis: int = 0) -> Array:
     return _running("cumulative_min", x, axis)
 
 
+@in_f32
 def logsumexp(x: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """log(sum(exp(x))) over axes, where no power overflows: the largest element is subtracted first.
 

@@ -313,8 +313,6 @@ def _output_names(outputs: Structure) -> list[str]:
 def _input_type(leaf: object, name: str, loc: Loc) -> TensorType:
     try:
         type = type_of(leaf)
-        if type is not None and not type.dtype.compiled:
-            dtype_of(type.dtype.name)
     except (DTypeError, TypeError) as error:
         raise DTypeError(f"{here().prefix}trace: {name}: {error}") from None
     if type is None:

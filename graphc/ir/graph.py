@@ -370,12 +370,13 @@ class Builder:
         """A constant of this type with the same number everywhere."""
         from graphc.ir.ops import REGISTRY
 
-        kind = float if type.dtype.is_float else (bool if type.dtype.kind == "bool" else int)
-        return Value(
-            self.emit(
-                REGISTRY["const"], (), {"value": kind(type.dtype.numpy.type(value)), "type": type}, loc=loc
-            )
-        )
+        dtype = type.dtype
+        number: bool | int | float
+        if dtype.is_float:
+            number = dtype.rounded(float(value))
+        else:
+            number = (bool if dtype.kind == "bool" else int)(dtype.numpy.type(value))
+        return Value(self.emit(REGISTRY["const"], (), {"value": number, "type": type}, loc=loc))
 
     def constant(self, array: np.ndarray, type: TensorType, loc: Loc | None = None) -> Value:
         """A constant array: inline where all elements are equal, else dense."""

@@ -52,7 +52,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Union
 
 from graphc.ir.scalar import PRIMITIVES, Number, Scalar, fold, resolve_types
-from graphc.ir.types import DType, bool_, f32, f64, i64
+from graphc.ir.types import DType, bool_, i64
 
 Space = Literal["global", "stack", "shared", "reg"]
 Access = Literal["in", "out", "inout", "scratch", "local"]
@@ -381,8 +381,8 @@ def loop(
 
 def constant(dtype: DType, value: Number) -> Const:
     """A constant of `dtype`, with the value that the type can hold."""
-    if dtype in (f32, f64):
-        return Const(dtype, float(dtype.numpy.type(value)))
+    if dtype.is_float:
+        return Const(dtype, dtype.rounded(float(value)))
     return Const(dtype, bool(value) if dtype is bool_ else int(value))
 
 

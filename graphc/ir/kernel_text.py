@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, TypeVar, get_args
 
-import numpy as np
-
 from graphc.errors import ParseError
 from graphc.ir.kernel import (
     Access,
@@ -624,16 +622,14 @@ class _Parser:
             if not whole or len(token.text) > _MAX_DIGITS:
                 self.fail(f"an integer of type {dtype.name}", token)
             value = -int(token.text) if negative else int(token.text)
-            info = np.iinfo(dtype.numpy)
-            if not info.min <= value <= info.max:
-                self.fail(f"a value from {info.min} to {info.max}", token)
+            lowest, highest = dtype.limits
+            if not lowest <= value <= highest:
+                self.fail(f"a value from {lowest} to {highest}", token)
             return Const(dtype, value)
-        if not dtype.is_float or not dtype.compiled:
+        if not dtype.is_float:
             self.fail("a number's type", token, dtype.name)
         number = float(token.text)
-        with np.errstate(over="ignore"):
-            overflows = not special and not math.isfinite(dtype.numpy.type(number))
-        if overflows:
+        if not special and not math.isfinite(dtype.rounded(number)):
             self.fail(f"a number that {dtype.name} holds", token)
         return constant(dtype, -number if negative else number)
 

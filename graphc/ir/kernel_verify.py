@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-import numpy as np
-
 from graphc.errors import VerifyError
 from graphc.ir.intrinsics import EXCHANGES
 from graphc.ir.kernel import (
@@ -97,6 +95,8 @@ def data_type_problem(fn: str, dtype: DType) -> str:
     >>> data_type_problem("sqrt", i64), data_type_problem("add", i64)
     ('floats', '')
     """
+    if dtype.is_half:  # they are stored, chosen and converted; arithmetic is in f32
+        return "" if fn == "select" else "f32 in place of 16-bit floats"
     if fn in _ANY:
         return ""
     if fn in _BITS:
@@ -214,13 +214,11 @@ class _Verifier:
                 _Known(param, written=param.access != "out")
             )  # what a caller left in scratch may be read
         for scalar in self.kernel.scalars:
-            self.check(scalar.dtype.compiled, "a data type with arithmetic", scalar.dtype.name)
             self.define(_Known(scalar))
         self.block(self.kernel.body, _Place(Space(lets=self.lets)))
 
     def declaration(self, buffer: Buffer) -> None:
         name = f"%{buffer.name}"
-        self.check(buffer.dtype.compiled, f"a data type with arithmetic for {name}", buffer.dtype.name)
         self.check(all(n >= 0 for n in buffer.shape), f"extents of {name} from 0 on", str(buffer.shape))
         if buffer.strides is None:
             return
@@ -569,7 +567,6 @@ class _Verifier:
             self.check(
                 node is self.meets, "an exchange alone in a let", f"{node.name!r} inside an expression"
             )
-        self.check(node.dtype.compiled, "a data type with arithmetic", node.dtype.name)
         if isinstance(node, Bitcast):
             bits = self.types[id(node.x)].bits
             self.check(node.dtype.bits == bits, f"a data type of {bits} bits", node.dtype.name)
@@ -577,16 +574,14 @@ class _Verifier:
 
     def constant(self, node: Const) -> None:
         value, dtype = node.value, node.dtype
-        self.check(dtype.compiled, "a data type with arithmetic", dtype.name)
         if dtype.is_float:
-            with np.errstate(over="ignore"):
-                small = isinstance(value, float) or abs(value) < 2**1023
-                held = small and (value != value or float(dtype.numpy.type(value)) == value)
+            small = isinstance(value, float) or abs(value) < 2**1023
+            held = small and (value != value or dtype.rounded(float(value)) == value)
         elif dtype is bool_:
             held = isinstance(value, int) and value in (0, 1)
         else:
-            info = np.iinfo(dtype.numpy)
-            held = isinstance(value, int) and info.min <= value <= info.max
+            lowest, highest = dtype.limits
+            held = isinstance(value, int) and lowest <= value <= highest
         self.check(held, f"a constant that {dtype.name} holds", repr(value))
 
     def apply(self, node: Apply) -> DType:

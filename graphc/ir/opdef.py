@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir import scalar
 from graphc.ir.batching import Batch
 from graphc.ir.scalar import PRIMITIVES, SCALARS, Scalar
-from graphc.ir.types import DTYPES, DType, TensorType, bool_, f32, f64, i32, i64, u8, u32
+from graphc.ir.types import DTYPES, DType, TensorType, bool_
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Builder, Graph, Node, Value
@@ -116,12 +116,29 @@ def register(op: OpDef) -> OpDef:
         raise VerifyError(f"op {op.name!r} is registered already")
     if not op.differentiable and not op.no_derivative:
         raise VerifyError(f"op {op.name!r} has neither a derivative nor a reason for having none")
+    if not op.typed:  # what has its result's type as an attribute rounds to it by itself
+        op = replace(op, ref=_rounded_once(op.ref))
     REGISTRY[op.name] = op
     return op
 
 
-FLOATS = (f64, f32)
-INTEGERS = (i64, i32, u32, u8)
+def _rounded_once(ref: Ref) -> Ref:
+    """The same of 16-bit floats too: computed as f32, each result rounded once."""
+
+    def call(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
+        wide = [scalar.widened(a) for a in arrays]
+        half = next((a.dtype for a, w in zip(arrays, wide, strict=True) if w is not a), None)
+        if half is None:
+            return ref(arrays, attrs)
+        return [
+            scalar.cast_numpy(r, half) if np.asarray(r).dtype == np.float32 else r for r in ref(wide, attrs)
+        ]
+
+    return call
+
+
+FLOATS = tuple(t for t in DTYPES.values() if t.is_float)
+INTEGERS = tuple(t for t in DTYPES.values() if t.is_integer)
 NUMBERS = FLOATS + INTEGERS
 ANY = (*NUMBERS, bool_)
 LOGIC = (bool_, *INTEGERS)

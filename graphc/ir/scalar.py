@@ -413,6 +413,10 @@ def to_numpy(tree: Scalar, args: Sequence[np.ndarray], default: DType | None = N
     from graphc.ir.types import dtype_of, f64
 
     given = [dtype_of(np.asarray(a).dtype) for a in args]
+    half = next((t for t in given if t.is_half), None)
+    if half is not None:  # computed as f32, rounded once
+        result = to_numpy(tree, [widened(a) for a in args], default)
+        return cast_numpy(result, half.numpy) if result.dtype == np.float32 else result
     types = resolve_types(tree, given, default or (given[0] if given else f64))
 
     def of_node(node: Scalar, values: list[np.ndarray]) -> np.ndarray:
@@ -427,9 +431,27 @@ def to_numpy(tree: Scalar, args: Sequence[np.ndarray], default: DType | None = N
     return fold(tree, lambda node: args[int(node.value)], of_node)
 
 
-def cast_numpy(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Conversion as graphc defines it: float to integer truncates and saturates, NaN gives 0, integers wrap."""
+def widened(x: np.ndarray) -> np.ndarray:
+    """Floats of 16 bits as f32, in which they are computed with; other arrays as they are."""
     x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype.name in _HALVES else x
+
+
+_HALVES = ("bfloat16", "float16")
+
+
+def cast_numpy(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Conversion as graphc defines it: float to integer truncates and saturates, NaN gives 0, integers wrap.
+
+    To 16-bit floats f64 and f32 are rounded once, to nearest even; integers become f32 first.
+    """
+    x = np.asarray(x)
+    if x.dtype == dtype:
+        return x
+    x = widened(x)
+    if dtype.name in _HALVES:
+        with np.errstate(all="ignore"):
+            return np.asarray((_to_odd(x) if x.dtype == np.float64 else x.astype(np.float32)).astype(dtype))
     if x.dtype.kind == "f" and dtype.kind in "iu":
         info = np.iinfo(dtype)
         with np.errstate(all="ignore"):
@@ -442,6 +464,19 @@ def cast_numpy(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return np.asarray(np.where(~inside & (truncated > 0), info.max, result)).astype(dtype)
     with np.errstate(all="ignore"):
         return x.astype(dtype)
+
+
+def _to_odd(x: np.ndarray) -> np.ndarray:
+    """f64 as f32 with the last bit set where something was lost: rounding that to fewer bits is rounding once.
+
+    Boldo and Melquiond, Emulation of FMA and Correctly Rounded Sums: Proved Algorithms Using Rounding to Odd, IEEE
+    Transactions on Computers, 2008.
+    """
+    near = x.astype(np.float32)
+    lost = np.isfinite(x) & (near.astype(np.float64) != x)
+    beyond = lost & (np.abs(near.astype(np.float64)) > np.abs(x))
+    bits = near.view(np.uint32) - beyond.astype(np.uint32)
+    return np.asarray(bits | lost.astype(np.uint32)).view(np.float32)
 
 
 def to_latex(tree: Scalar, args: Sequence[str], latex_of: Callable[[str], str] | None = None) -> str:

@@ -13,8 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphc.ir import ops
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.ops import pointwise
@@ -235,7 +233,7 @@ def _is_rest(value: Value, other: Value) -> bool:
 
 
 def _largest(dtype: DType) -> float:
-    return float(np.finfo(dtype.numpy).max) if dtype.is_float else math.inf
+    return dtype.largest if dtype.is_float else math.inf
 
 
 def _added(x: Range, y: Range) -> Range:

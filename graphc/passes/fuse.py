@@ -18,7 +18,8 @@ cotangent that it sums). They are accumulated as the rows go by, and nothing ins
 Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
 Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own copy, as
-index arithmetic.
+index arithmetic. So it is with the conversion of 16-bit floats to f32, which is exact and costs less than the bytes that it
+saves: what lies in memory between two groups are the 16 bits.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from graphc.ir.graph import Builder, Dense, Graph, Node, Value
-from graphc.ir.ops import fused
+from graphc.ir.ops import cast, fused
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.ops.residuals import is_cheap
+from graphc.ir.types import f32
 from graphc.passes.recompute import recompute
 from graphc.passes.regions import inside
 
@@ -184,7 +186,7 @@ class _Fusion:
             return False
         if node.op.name == "const" and isinstance(node.attrs["value"], Dense):
             return False
-        if node.op.name in _VIEWS or "leaf" in node.op.traits:
+        if node.op.name in _VIEWS or "leaf" in node.op.traits or _is_widening(node):
             return any(v in self.outputs for v in node.results)
         return True
 
@@ -200,6 +202,12 @@ class _Fusion:
                 return ()
             value = value.node.operands[0]
         return (value,)
+
+    def _narrow(self, value: Value) -> Value:
+        """The value whose 16 bits are read where its f32 is."""
+        while _is_widening(value.node) and not self._is_compute(value.node):
+            value = value.node.operands[0]
+        return value
 
     def _alone(self, node: Node) -> _Group:
         if "contraction" in node.op.traits:
@@ -281,6 +289,7 @@ class _Fusion:
         return all(self._edge_aligned(operand, node, merged) for operand, node in edges)
 
     def _edge_aligned(self, operand: Value, node: Node, group: _Group) -> bool:
+        operand = self._narrow(operand)
         direct = self._is_compute(operand.node)
         if "pointwise" in node.op.traits:
             if direct:
@@ -289,7 +298,7 @@ class _Fusion:
             return (
                 group.kind == "reduce"
                 and inner.op.name == "broadcast"
-                and self._is_compute(inner.operands[0].node)
+                and self._is_compute(self._narrow(inner.operands[0]).node)
                 and inner.operands[0].shape == group.reduced
                 and inner.type.shape == group.domain
                 and inner.ints("dims") == tuple(d for d in range(len(group.domain)) if d not in group.axes)
@@ -390,7 +399,7 @@ class _Fusion:
         """True if `user` reads the group only as direct operands of its contraction."""
         inside = set(group.nodes)
         return all(
-            "contraction" in node.op.traits and self._is_compute(operand.node)
+            "contraction" in node.op.traits and self._is_compute(self._narrow(operand).node)
             for node in user.nodes
             for operand in node.operands
             if any(s.node in inside for s in self._sources(operand))
@@ -497,6 +506,11 @@ class _Fusion:
             for s in self.successors[value.node]
             if any(source == value for operand in s.operands for source in self._sources(operand))
         ]
+
+
+def _is_widening(node: Node) -> bool:
+    """A conversion of 16-bit floats to f32, whose every value it holds."""
+    return node.op is cast and node.type.dtype is f32 and node.operands[0].dtype.is_half
 
 
 def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:

@@ -28,6 +28,7 @@ from graphc.ir.graph import Graph
 from graphc.ir.inline import inline
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
+from graphc.passes.mixed import mixed
 from graphc.passes.simplify import simplify
 from graphc.passes.unfuse import unfuse
 from graphc.passes.vjp import vjp
@@ -72,6 +73,17 @@ class Vjp(Pass):
 
 
 @dataclass(frozen=True)
+class Mixed(Pass):
+    """Rounds what contractions read to `dtype`, bf16 or f16; their sums and all else stay f32."""
+
+    name: ClassVar[str] = "mixed"
+    dtype: str = "bf16"
+
+    def __call__(self, graph: Graph) -> Graph:
+        return mixed(graph, self.dtype)
+
+
+@dataclass(frozen=True)
 class Fuse(Pass):
     """Groups nodes into `fused` regions, one for each kernel."""
 
@@ -112,7 +124,7 @@ class Verify(Pass):
         return graph
 
 
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (Simplify, Vjp, Inline, Fuse, Unfuse, Verify)}
+PASSES: dict[str, type[Pass]] = {p.name: p for p in (Simplify, Vjp, Mixed, Inline, Fuse, Unfuse, Verify)}
 
 
 # ---------------------------------------------------------------------------------------------- pipelines as text

@@ -16,7 +16,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Attrs, Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.ops.window import geometry
-from graphc.ir.types import DType, TensorType
+from graphc.ir.types import DType, TensorType, f32, f64
 from graphc.passes.diagonals import gather_diagonals
 from graphc.passes.ordering import ORDER_RULES
 from graphc.passes.regions import inside
@@ -32,12 +32,19 @@ def is_zero(number: Number, sign: float = 1.0) -> bool:
 
 def same_bits(x: Number, y: Number, dtype: DType) -> bool:
     """Equal as elements of this type: NaN equals itself, 0.0 is not -0.0."""
+    if dtype.is_half:  # each of their numbers is one of f32's
+        dtype = f32
     return bool(dtype.numpy.type(x).tobytes() == dtype.numpy.type(y).tobytes())
 
 
 def _attrs_of_scalar(node: Node) -> Attrs:
-    """The node's attributes as those of the same op on scalars."""
-    return {k: TensorType(v.dtype, ()) if isinstance(v, TensorType) else v for k, v in node.attrs.items()}
+    """The node's attributes as those of the same op on scalars; a 16-bit float is left to be rounded by its splat."""
+
+    def scalar(type: TensorType) -> TensorType:
+        exact = f64 if node.operands and node.operands[0].dtype.is_float else f32
+        return TensorType(exact if type.dtype.is_half else type.dtype, ())
+
+    return {k: scalar(v) if isinstance(v, TensorType) else v for k, v in node.attrs.items()}
 
 
 # -------------------------------------------------------------------------------------------------- constants
@@ -56,7 +63,7 @@ def fold_pointwise(build: Rewriter, node: Node) -> Outcome:
         number = splat_of(operand)
         if number is None:
             return None
-        scalars.append(np.full((), number, operand.dtype.numpy))
+        scalars.append(np.full((), number, (f32 if operand.dtype.is_half else operand.dtype).numpy))
     (result,) = node.op.ref(scalars, _attrs_of_scalar(node))
     return build.splat(np.asarray(result).item(), node.type)
 
@@ -95,7 +102,7 @@ def fold_reduction(build: Rewriter, node: Node) -> Outcome:
         return build.splat(number, node.type)
     count = math.prod(x.shape[a] for a in node.ints("axes"))
     if isinstance(number, float):
-        exact = 2 ** (np.finfo(x.dtype.numpy).nmant + 1)
+        exact = 2 ** (x.dtype.mantissa + 1)
         if not number.is_integer() or is_zero(number, -1.0) or abs(number) * count > exact:
             return None
         return build.splat(number * count, node.type)
@@ -186,8 +193,8 @@ def div_power_of_two(build: Rewriter, node: Node) -> Outcome:
         case Node(op=pointwise.div, operands=[x, Value(Node(op=ops.const, attrs={"value": float(c)}))]):
             if not math.isfinite(c) or abs(math.frexp(c)[0]) != 0.5:
                 return None
-            reciprocal, info = 1 / c, np.finfo(x.dtype.numpy)
-            if info.tiny <= abs(reciprocal) <= info.max:
+            reciprocal = 1 / c
+            if x.dtype.smallest_normal <= abs(reciprocal) <= x.dtype.largest:
                 return build.mul(x, build.splat(reciprocal, node.type))
     return None
 
@@ -377,10 +384,10 @@ def holds_all(wide: DType, narrow: DType) -> bool:
     if wide.kind == "bool" or (narrow.is_float and not wide.is_float):
         return False
     if narrow.is_float:
-        return wide.bits > narrow.bits
+        return wide.mantissa >= narrow.mantissa and wide.exponent >= narrow.exponent
     value_bits = narrow.bits - (narrow.kind == "int")
     if wide.is_float:
-        return value_bits <= int(np.finfo(wide.numpy).nmant) + 1
+        return value_bits <= min(wide.mantissa + 1, 2 ** (wide.exponent - 1) - 1)
     if narrow.kind == "int" and wide.kind == "uint":
         return False
     return value_bits <= wide.bits - (wide.kind == "int")

@@ -18,6 +18,7 @@ from math import prod
 
 from graphc.errors import ArtifactError
 from graphc.runtime.c_names import c_names
+from graphc.runtime.dtypes import ITEM_BYTES
 
 VERSION = 1
 MAGIC = b"\x7fgraphc library\n"  # 16 bytes
@@ -37,8 +38,6 @@ STATUS_NAMES = (
 )  # fmt: skip
 # level of `NAME_cpu` → what it is called
 LEVELS = {1: "the oldest of its family", 3: "x86-64-v3 (AVX2)", 4: "x86-64-v4 (AVX-512)"}
-
-_BYTES = {"float64": 8, "float32": 4, "int64": 8, "int32": 4, "uint32": 4, "uint8": 1, "bool": 1}
 
 
 def identifier(name: str) -> str:
@@ -70,7 +69,7 @@ class ArrayInfo:
 
     @property
     def bytes(self) -> int:
-        return self.size * _BYTES[self.dtype]
+        return self.size * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

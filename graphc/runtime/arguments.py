@@ -14,6 +14,7 @@ import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
+from graphc.runtime.dtypes import numpy_dtype
 
 
 class Use(NamedTuple):
@@ -46,7 +47,7 @@ def check_array(name: str, x: object, info: ArrayInfo, donated: bool, copy: bool
     array(2., dtype=float32)
     """
     where = f"{name}: {info.name}"
-    kind = np.dtype(info.dtype)
+    kind = numpy_dtype(info.dtype)
     if _is_masked(x):
         raise ArgumentError(f"{where}: expected {info.text}, got a masked array; fill its gaps first")
     if not isinstance(x, (np.ndarray, bool, int, float)) and hasattr(x, "__cuda_array_interface__"):
@@ -103,9 +104,9 @@ def _is_masked(x: object) -> bool:
 
 def _number(x: bool | int | float, info: ArrayInfo, where: str) -> np.ndarray:
     """A Python number as a rank-0 array: a float is no integer, and only a bool is a bool."""
-    kind = np.dtype(info.dtype)
+    kind = numpy_dtype(info.dtype)
     rank = 0 if isinstance(x, bool) else 1 if isinstance(x, int) else 2
-    if rank > {"b": 0, "i": 1, "u": 1, "f": 2}[kind.kind] or (rank == 0) != (kind.kind == "b"):
+    if rank > {"b": 0, "i": 1, "u": 1}.get(kind.kind, 2) or (rank == 0) != (kind.kind == "b"):
         raise DTypeError(f"{where}: expected {info.text}, got the {type(x).__name__} {x!r}")
     try:
         return np.asarray(x, kind)

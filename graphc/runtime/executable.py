@@ -20,6 +20,7 @@ import numpy as np
 from graphc.errors import ArgumentError, DeviceError
 from graphc.runtime.abi import STATUS, ProgramInfo
 from graphc.runtime.arguments import Use, check_apart, check_array, check_count
+from graphc.runtime.dtypes import numpy_dtype
 
 _ALIGNMENT = 64
 _BYTE = np.dtype(np.uint8)
@@ -58,7 +59,7 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
     >>> aligned_empty((3, 5), "float32").ctypes.data % 64
     0
     """
-    kind = np.dtype(dtype)
+    kind = numpy_dtype(dtype)
     raw = np.empty(prod(shape) * kind.itemsize + _ALIGNMENT, _BYTE)
     array: np.ndarray = np.ndarray(tuple(shape), kind, raw, -_address(raw) % _ALIGNMENT)
     return array
@@ -101,7 +102,7 @@ class Executable:
         self._entry = ctypes.CFUNCTYPE(ctypes.c_int32)(address)
         self._outputs_of_donated = {j: i for i, j in info.donated}
         self._donated = {i for i, _ in info.donated}
-        kinds = [np.dtype(a.dtype) for a in info.inputs]
+        kinds = [numpy_dtype(a.dtype) for a in info.inputs]
         self._wanted = [
             (kind, a.shape, i in self._donated)
             for i, (kind, a) in enumerate(zip(kinds, info.inputs, strict=True))
@@ -112,7 +113,7 @@ class Executable:
         # of each output: its donor, or else how many bytes to allocate, and as what
         self._made: list[tuple[int | None, int, tuple[int, ...], np.dtype]] = []
         for j, a in enumerate(info.outputs):
-            kind = np.dtype(a.dtype)
+            kind = numpy_dtype(a.dtype)
             room = prod(a.shape) * kind.itemsize + _ALIGNMENT
             self._made.append((self._outputs_of_donated.get(j), room, a.shape, kind))
         # A call takes a frame and puts it back: there are as many as calls ever ran at once. A frame for each thread

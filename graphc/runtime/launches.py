@@ -24,12 +24,11 @@ import numpy as np
 
 from graphc.errors import ArtifactError
 from graphc.runtime.abi import ArrayInfo, ProgramInfo
+from graphc.runtime.dtypes import ITEM_BYTES
 
 VERSION = 1
 ALIGNMENT = 64  # bytes, of every value in the arena and among the constants
 ARGUMENT_ALIGNMENT = 16  # bytes, of inputs and outputs: the widest access of one thread
-
-_DTYPES = {"float64", "float32", "int64", "int32", "uint32", "uint8", "bool"}
 
 Dimensions = tuple[int, int, int]
 Memory = Literal["input", "output", "arena", "constant"]
@@ -121,7 +120,7 @@ class LaunchTable:
             steps = tuple(map(_step, data["steps"]))
             size, digest = int(data["constants"]["bytes"]), str(data["constants"]["sha256"])
             for array in (*info.inputs, *info.outputs):
-                if array.dtype not in _DTYPES or min(array.shape, default=0) < 0:
+                if array.dtype not in ITEM_BYTES or min(array.shape, default=0) < 0:
                     raise ValueError(array)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

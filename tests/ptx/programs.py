@@ -15,6 +15,7 @@ from graphc.codegen.target import Target
 from graphc.ir.graph import Graph
 from graphc.ir.plan import Plan, run_plan
 from graphc.program import Donated, compile_ptx
+from graphc.runtime.dtypes import numpy_dtype
 from graphc.runtime.launches import Copy, LaunchTable, Place, array_bytes
 from ptx.assembler import assembled
 from ptx.build import NVPTX, parameters
@@ -41,7 +42,7 @@ class BuiltProgram:
         inputs = [memory.allocate(max(1, array_bytes(a))) for a in info.inputs]
         for address, array, kind in zip(inputs, arrays, info.inputs, strict=True):
             if array_bytes(kind):
-                memory.write(address, np.ascontiguousarray(array, kind.dtype))
+                memory.write(address, np.ascontiguousarray(array, numpy_dtype(kind.dtype)))
         outputs = [
             inputs[donors[j]] if j in donors else memory.allocate(max(1, array_bytes(a)))
             for j, a in enumerate(info.outputs)
@@ -67,7 +68,7 @@ class BuiltProgram:
                 parameters(module, step.kernel, values), step.shared_bytes,
             )  # fmt: skip
         return [
-            np.frombuffer(memory.read(address, array_bytes(a)), a.dtype).reshape(a.shape)
+            np.frombuffer(memory.read(address, array_bytes(a)), numpy_dtype(a.dtype)).reshape(a.shape)
             for address, a in zip(outputs, info.outputs, strict=True)
         ]
 

@@ -191,5 +191,5 @@ def identity(combine: str, dtype: DType) -> float | int | bool:
         return 1
     if dtype.is_float:
         return -float("inf") if combine == "max" else float("inf")
-    info = np.iinfo(dtype.numpy)
-    return int(info.min if combine == "max" else info.max)
+    lowest, highest = dtype.limits
+    return lowest if combine == "max" else highest

@@ -23,6 +23,8 @@ def is_cheap(node: Node) -> bool:
     if "pointwise" not in node.op.traits:
         return False
     name = node.op.name
+    if name == "cast":
+        return node.type.dtype.is_half or node.operands[0].dtype.is_half
     return name in PRIMITIVES and not PRIMITIVES[name].transcendental and name not in COSTLY
 
 

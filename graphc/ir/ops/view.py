@@ -48,19 +48,18 @@ def canonical_number(value: object, dtype: DType) -> bool | int | float | None:
     >>> canonical_number(1, f32), canonical_number(0.1, f32), canonical_number(300, u8), canonical_number(1.5, i32)
     (1.0, 0.10000000149011612, None, None)
     """
-    if not dtype.compiled or not isinstance(value, (bool, int, float)):
+    if not isinstance(value, (bool, int, float)):
         return None
     if isinstance(value, bool) or dtype.kind == "bool":
         return value if isinstance(value, bool) and dtype.kind == "bool" else None
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return None
     if dtype.is_float:
-        with np.errstate(over="ignore"):
-            return float(dtype.numpy.type(value))
+        return dtype.rounded(float(value))
     if not isinstance(value, int):
         return None
-    limits = np.iinfo(dtype.numpy)
-    return int(value) if limits.min <= value <= limits.max else None
+    lowest, highest = dtype.limits
+    return int(value) if lowest <= value <= highest else None
 
 
 def _infer_const(

@@ -19,9 +19,9 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.runtime.cuda import dlpack
 from graphc.runtime.cuda.devices import Device, Event, device
 from graphc.runtime.cuda.driver import CudaError
+from graphc.runtime.dtypes import ITEM_BYTES, is_known, numpy_dtype
 from graphc.runtime.launches import ARGUMENT_ALIGNMENT
 
-_DTYPES = {np.dtype(name) for name in ("float64", "float32", "int64", "int32", "uint32", "uint8", "bool")}
 _LEGACY_STREAM, _PER_THREAD_STREAM = (
     1,
     2,
@@ -192,10 +192,9 @@ def empty(shape: Sequence[int], dtype: np.dtype | str, device: Device | int = 0)
 
     `device` is a `Device` or its number.
     """
-    kind = np.dtype(dtype)
-    if kind not in _DTYPES:
-        known = ", ".join(sorted(map(str, _DTYPES)))
-        raise DTypeError(f"cuda: expected one of {known}, got {kind}")
+    kind = numpy_dtype(dtype)
+    if not is_known(kind):
+        raise DTypeError(f"cuda: expected one of {', '.join(ITEM_BYTES)}, got {kind}")
     where = _on(device)
     block = where.allocate(prod(shape) * kind.itemsize)
     return DeviceArray(where, shape, kind, block.address, block, False)
@@ -264,8 +263,8 @@ def _from_interface(x: object, facts: dict[str, object], where: Device, what: st
         raise ArgumentError(f"{what}: expected shape, typestr and data, got {facts!r}") from error
     if facts.get("mask") is not None:
         raise ArgumentError(f"{what}: expected an array without a mask")
-    if kind not in _DTYPES:
-        raise DTypeError(f"{what}: expected {', '.join(sorted(map(str, _DTYPES)))}, got {facts['typestr']!r}")
+    if not is_known(kind):
+        raise DTypeError(f"{what}: expected {', '.join(ITEM_BYTES)}, got {facts['typestr']!r}")
     if strides is not None:
         dlpack.check_contiguous(shape, [s / kind.itemsize for s in strides], what)
     if stream == 0:

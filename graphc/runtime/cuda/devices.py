@@ -21,6 +21,7 @@ import numpy as np
 from graphc.errors import DeviceError
 from graphc.runtime.cuda import dlpack
 from graphc.runtime.cuda.driver import Driver, driver
+from graphc.runtime.dtypes import numpy_dtype
 
 if TYPE_CHECKING:
     from graphc.runtime.cuda.modules import Module
@@ -196,7 +197,7 @@ def _destroy(device: Device, function: str, handle: int) -> None:
 
 def pinned_empty(device: Device, shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
     """An uninitialised numpy array in page-locked memory, which the device copies without the processor's help."""
-    kind = np.dtype(dtype)
+    kind = numpy_dtype(dtype)
     size = prod(shape) * kind.itemsize
     with device.active():
         address = device.driver.get(c_void_p, "cuMemHostAlloc", max(size, 1), _PORTABLE)

@@ -17,11 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError
+from graphc.runtime.dtypes import ITEM_BYTES, numpy_dtype
 
 CUDA = 2  # kDLCUDA
 _READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
-_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode of NumPy's kinds
-_TYPES = {("f", 64), ("f", 32), ("i", 64), ("i", 32), ("u", 32), ("u", 8), ("b", 8)}  # with their bits
+# DLDataTypeCode of how NumPy's names begin
+_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "bool": 6}
+_TYPES = {  # by code and bits
+    (_CODES[name.rstrip("0123456789")], 8 * size): name for name, size in ITEM_BYTES.items()
+}
 
 
 class _Version(ctypes.Structure):
@@ -115,7 +119,16 @@ def lend(
     # since 1.2 strides may not be left out
     strides = (c_int64 * max(len(shape), 1))(*(prod(shape[axis + 1 :]) for axis in range(len(shape))))
     managed.tensor = _Tensor(
-        address, CUDA, device, len(shape), _CODES[dtype.kind], 8 * dtype.itemsize, 1, extents, strides, 0
+        address,
+        CUDA,
+        device,
+        len(shape),
+        _CODES[dtype.name.rstrip("0123456789")],
+        8 * dtype.itemsize,
+        1,
+        extents,
+        strides,
+        0,
     )
     managed.deleter = _MARK.value
     if isinstance(managed, _ManagedVersioned):
@@ -161,8 +174,8 @@ def take(capsule: object, what: str) -> Taken:
         raise ArgumentError(
             f"{what}: expected an array on a CUDA device, got one on DLPack device {tensor.device_type}"
         )
-    kind = next((k for k, code in _CODES.items() if code == tensor.code), "")
-    if tensor.lanes != 1 or (kind, tensor.bits) not in _TYPES:
+    kind = _TYPES.get((tensor.code, tensor.bits), "")
+    if tensor.lanes != 1 or not kind:
         raise DTypeError(
             f"{what}: expected floats or integers as graphc has them, got DLPack type {tensor.code} of {tensor.bits} bits"
         )
@@ -175,8 +188,9 @@ def take(capsule: object, what: str) -> Taken:
     if managed.deleter:
         weakref.finalize(owner, _Deleter(managed.deleter), place).atexit = False
     read_only = isinstance(managed, _ManagedVersioned) and bool(managed.flags & _READ_ONLY)
-    dtype = np.dtype(f"{kind}{tensor.bits // 8}")
-    return Taken(owner, (tensor.data or 0) + tensor.byte_offset, shape, dtype, tensor.device_id, read_only)
+    return Taken(
+        owner, (tensor.data or 0) + tensor.byte_offset, shape, numpy_dtype(kind), tensor.device_id, read_only
+    )
 
 
 # A capsule keeps no copy of its name, so that the names live here.

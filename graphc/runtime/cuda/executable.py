@@ -26,6 +26,7 @@ from graphc.runtime.cuda.arrays import DeviceArray, check_argument, empty, is_on
 from graphc.runtime.cuda.devices import Block, Device, Event, device, pinned_empty
 from graphc.runtime.cuda.driver import CudaError, Driver
 from graphc.runtime.cuda.modules import Module, kernel_name, load_module
+from graphc.runtime.dtypes import numpy_dtype
 from graphc.runtime.executable import aligned_empty
 from graphc.runtime.launches import Launch, LaunchTable, Place, array_bytes
 
@@ -135,7 +136,7 @@ class CudaExecutable:
         got = f"{array.dtype}[{','.join(map(str, array.shape))}]"
         if array.shape != info.shape:
             raise ShapeError(f"{where}: expected {info.text}, got {got}")
-        if array.dtype != np.dtype(info.dtype):
+        if array.dtype != numpy_dtype(info.dtype):
             raise DTypeError(f"{where}: expected {info.text}, got {got}")
         if written and array.read_only:
             raise ArgumentError(f"{where}: expected an array that may be written, got a read-only {array!r}")

@@ -27,7 +27,7 @@ from graphc.ir.kernel import (
     index,
     loop,
 )
-from graphc.ir.types import f32, f64, i32, i64
+from graphc.ir.types import f32, i32, i64, u16
 
 Work = Callable[[Expr], Sequence[Stmt]]
 
@@ -147,13 +147,15 @@ class Partners:
         dtype = value.dtype
         if dtype in (f32, i32):
             return word(value)
+        if dtype.is_half:
+            return self.named(Bitcast(dtype, self._moved(Bitcast(u16, value), mode, which, clamp)))
         if dtype.bytes < i32.bytes:
             return self.named(Cast(dtype, word(Cast(i32, value))))
         if dtype.bytes == i32.bytes:
             return self.named(Bitcast(dtype, word(Bitcast(i32, value))))
-        bits = self.named(Bitcast(i64, value) if dtype is f64 else value)
+        bits = self.named(value if dtype is i64 else Bitcast(i64, value))
         low = word(Cast(i32, bits))
         high = word(Cast(i32, Apply("shr", (bits, Const(i64, 32)))))
         low = Apply("and", (Cast(i64, low), Const(i64, 0xFFFFFFFF)))
         whole = self.named(Apply("or", (Apply("shl", (Cast(i64, high), Const(i64, 32))), low)))
-        return self.named(Bitcast(f64, whole)) if dtype is f64 else whole
+        return whole if dtype is i64 else self.named(Bitcast(dtype, whole))
