@@ -336,6 +336,17 @@ class Array:
     def dot(self, other: ArrayLike) -> Array:
         return F.dot(self, other)
 
+    def argsort(self, axis: int = -1, *, descending: bool = False) -> Array:
+        return F.argsort(self, axis, descending=descending)
+
+    def sort(self, axis: int = -1) -> NoReturn:
+        """Raises `TraceError`: NumPy's method sorts in place."""
+        raise self._refusal("sort", "traced values don't change in place", "graphc.sort(x)")
+
+    def nonzero(self) -> NoReturn:
+        """Raises `TraceError`: how many elements are not 0 is not known yet."""
+        F.nonzero(self)
+
     def sum(self, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Array:
         return F.sum(self, axis, dtype=dtype, keepdims=keepdims)
 

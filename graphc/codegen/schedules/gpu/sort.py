@@ -74,7 +74,7 @@ def schedule_sort(region: Graph, target: Target, in_place: Mapping[int, int]) ->
             other = element((*where[:axis], k, *where[axis + 1 :]), inner)
             # those that stand earlier count unless the own element goes before them, later ones if they go before it
             passed = Apply("not", (comes_before(own, other, descending),))
-            goes = Apply(
+            goes: Expr = Apply(
                 "select", (Apply("lt", (k, where[axis])), passed, comes_before(other, own, descending))
             )
             goes = Apply("and", (Apply("ne", (k, where[axis])), goes))
@@ -123,9 +123,7 @@ def schedule_sort(region: Graph, target: Target, in_place: Mapping[int, int]) ->
                 def move(i: Expr, width: int = width, half: int = half, last: bool = last) -> list[Stmt]:
                     inner: list[Stmt] = []
                     key = _let(names, inner, "key", Load(keys, (*before, index(half), i)))
-                    place = _place(
-                        names, inner, keys, (*before, index(half)), i, key, width, n, descending
-                    )
+                    place = _place(names, inner, keys, (*before, index(half)), i, key, width, n, descending)
                     position = Load(positions, (*before, index(half), i))
                     if last:
                         return [*inner, store(result, placed(place), position)]
@@ -185,9 +183,7 @@ def _place(
     # the neighbour of the last run may be shorter, or missing
     rest = Apply("max", (index(0), index(n) - start))
     size = _let(names, block, "size", Apply("min", (index(width), rest)))
-    low, high = (
-        Buffer(names.fresh(stem), i64, (), space="reg", access="local") for stem in ("low", "high")
-    )
+    low, high = (Buffer(names.fresh(stem), i64, (), space="reg", access="local") for stem in ("low", "high"))
     block += [Alloc(low), Alloc(high), store(low, (), index(0)), store(high, (), size)]
     inner: list[Stmt] = []
     a = _let(names, inner, "a", Load(low, ()))
@@ -195,7 +191,7 @@ def _place(
     middle = _let(names, inner, "middle", Apply("shr", (a + b, index(1))))
     probe: list[Stmt] = []
     other = _let(names, probe, "other", Load(keys, (*half, start + middle)))
-    goes = Apply(
+    choice = Apply(
         "select",
         (
             second,
@@ -203,7 +199,7 @@ def _place(
             comes_before(other, key, descending),
         ),
     )
-    goes = _let(names, probe, "goes", goes)
+    goes = _let(names, probe, "goes", choice)
     probe += [
         store(low, (), Apply("select", (goes, middle + 1, a))),
         store(high, (), Apply("select", (goes, b, middle))),
