@@ -18,8 +18,10 @@ from graphc.ir.graph import Value
 from graphc.ir.types import DType, TensorType, bool_, f32, i32, i64
 
 
-def asarray(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+def asarray(x: ArrayLike, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> Array:
     """An array, number or list as a traced value; lists may hold traced values, which are stacked.
+
+    `copy` means nothing: a traced value never changes.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32

@@ -1,7 +1,7 @@
 """The array functions, under the Python array API standard's names; all are reachable as ``graphc.<name>``.
 
-In: the families (element by element, creation, shapes, reductions, contractions, sorting, data types). Out: their names; nothing is
-defined here. `NAMES` lists what the package offers.
+In: the families (element by element, creation, shapes, reductions, contractions, order, data types). Out: their names;
+nothing is defined here. `NAMES` lists what the package offers.
 """
 
 from __future__ import annotations
