@@ -38,10 +38,30 @@ def erf_extended(x: Array) -> Array:
     return np.asarray(np.copysign(np.where(a <= 3, series, tail), x))
 
 
+def erfinv_extended(x: Array) -> Array:
+    """The inverse of erf in extended precision: Halley's iteration, from 2 on of erfc (NIST DLMF 7.9.1)."""
+    a = np.abs(x)
+    root_pi = np.sqrt(4 * np.arctan(np.longdouble(1)))
+    w = np.log((1 - a) * (1 + a))
+    b = 2 / (np.pi * np.longdouble(0.147)) + w / 2
+    y = np.sqrt(np.maximum(np.sqrt(b * b - w / 0.147) - b, 0))  # S. Winitzki 2008, to 0.2 percent
+    y = np.where(a < 1e-3, a * root_pi / 2, y)
+    for _ in range(3):
+        large = np.maximum(y, 2)
+        fraction = np.zeros_like(large)
+        for n in range(80, 0, -1):
+            fraction = np.longdouble(n) / 2 / (large + fraction)
+        complement = np.exp(-large * large) / root_pi / (large + fraction)
+        error = np.where(y > 2, (1 - a) - complement, erf_extended(np.minimum(y, 2)) - a)
+        step = error / (2 / root_pi * np.exp(-y * y))
+        y = y - step / (1 + y * step)
+    return np.asarray(np.copysign(np.where(a == 1, np.inf, y), x))
+
+
 REFERENCES: dict[str, Callable[..., Array]] = {
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "log2": np.log2,
     "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": erf_extended,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": erf_extended, "erfinv": erfinv_extended,
     "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2, "sinh": np.sinh,
     "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "log10": np.log10, "cbrt": np.cbrt,
      "pow": np.power,
@@ -102,6 +122,9 @@ def inputs(name: str, dtype: DType, count: int, rng: np.random.Generator) -> lis
             near,
             signs * spread(rng, 1, 1e5, third),
         ]
+    elif name == "erfinv":
+        near = 1 - spread(rng, 2.0**-53 if wide else 2.0**-24, 1, third)
+        x = [rng.uniform(-1, 1, third), signs * spread(rng, tiny, 1, third), signs * near]
     elif name in ("asin", "acos", "atanh"):
         x = [
             rng.uniform(-1, 1, third),

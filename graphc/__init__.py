@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from graphc.entries import Entry as Entry
     from graphc.entries import training_entries as training_entries
     from graphc.exporter import export as export
+    from graphc.frontend import array_api as array_api
+    from graphc.frontend import distributions
     from graphc.frontend import init as init
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
     from graphc.frontend import optim as optim
-    from graphc.frontend import random as random
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
     from graphc.frontend.tracer import trace as trace
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
     from graphc.transforms import vjp as vjp
     from graphc.weights import load_weights as load_weights
     from graphc.weights import save_weights as save_weights
+
+    random = distributions
 
 __version__ = "0.1.0"
 
@@ -128,8 +131,9 @@ _PLACES = {
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",
-    "random": "graphc.frontend.random:",
+    "random": "graphc.frontend.distributions:",
     "losses": "graphc.frontend.losses:",
+    "array_api": "graphc.frontend.array_api:",
 }
 
 __all__ = ["__version__", *_PLACES]

@@ -187,7 +187,7 @@ def test_exp_overflows_and_underflows_at_the_right_places(dtype: DType) -> None:
 
 @both
 @pytest.mark.parametrize(
-    "name", ["sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "cbrt", "tanh", "erf"]
+    "name", ["sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "cbrt", "tanh", "erf", "erfinv"]
 )
 def test_odd_functions_are_exactly_odd(name: str, dtype: DType) -> None:
     x = np.concatenate([np.random.default_rng(1).uniform(0, 30, 5000), [0.0, 1e-300]]).astype(dtype.numpy)

@@ -17,8 +17,8 @@ from graphc.ir.loc import here
 from graphc.ir.types import DType
 
 if TYPE_CHECKING:
+    from graphc.frontend import array_api, indexing, numpy_bridge
     from graphc.frontend import functions as F
-    from graphc.frontend import indexing, numpy_bridge
     from graphc.frontend.promotion import DTypeLike
     from graphc.frontend.tracer import Trace
     from graphc.ir.graph import Value
@@ -35,6 +35,7 @@ else:
             return getattr(import_module(self._name), attribute)
 
     F = _Late("graphc.frontend.functions")
+    array_api = _Late("graphc.frontend.array_api")
     indexing = _Late("graphc.frontend.indexing")
     numpy_bridge = _Late("graphc.frontend.numpy_bridge")
 
@@ -279,6 +280,22 @@ class Array:
             "numpy", self._LATER, "graphc's or NumPy's array functions on x, such as graphc.where"
         )
 
+    def __array_namespace__(self, *, api_version: str | None = None) -> object:
+        """`graphc.array_api`, the names of the array API standard. Raises `ArgumentError` for another version."""
+        return array_api.namespace(api_version)
+
+    def to_device(self, device: object) -> NoReturn:
+        """Raises `TraceError`: where an array lies is decided when the function is compiled."""
+        raise self._refusal(
+            "to_device", self._LATER, "the target of graphc.compile, which decides where arrays lie"
+        )
+
+    def __dlpack__(self, **options: object) -> NoReturn:
+        raise self._refusal("dlpack", self._LATER, "the array itself, and return it from the traced function")
+
+    def __dlpack_device__(self) -> NoReturn:
+        raise self._refusal("dlpack", self._LATER, "the array itself, and return it from the traced function")
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
         return numpy_bridge.call_ufunc(ufunc, method, inputs, options)
 
@@ -335,6 +352,17 @@ class Array:
 
     def dot(self, other: ArrayLike) -> Array:
         return F.dot(self, other)
+
+    def argsort(self, axis: int = -1, *, descending: bool = False) -> Array:
+        return F.argsort(self, axis, descending=descending)
+
+    def sort(self, axis: int = -1) -> NoReturn:
+        """Raises `TraceError`: NumPy's method sorts in place."""
+        raise self._refusal("sort", "traced values don't change in place", "graphc.sort(x)")
+
+    def nonzero(self) -> NoReturn:
+        """Raises `TraceError`: how many elements are not 0 is not known yet."""
+        F.nonzero(self)
 
     def sum(self, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Array:
         return F.sum(self, axis, dtype=dtype, keepdims=keepdims)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphc.errors import DTypeError, ShapeError, TraceError
+from graphc.errors import ArgumentError, DTypeError, ShapeError, TraceError
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
 from graphc.frontend.promotion import DTypeLike, Scalar, as_weak, result_type
@@ -18,8 +18,10 @@ from graphc.ir.graph import Value
 from graphc.ir.types import DType, TensorType, bool_, f32, i32, i64
 
 
-def asarray(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+def asarray(x: ArrayLike, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> Array:
     """An array, number or list as a traced value; lists may hold traced values, which are stacked.
+
+    `copy` means nothing: a traced value never changes.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32
@@ -82,6 +84,67 @@ def zeros_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
 def ones_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
     """Ones of the shape and data type of `x`."""
     return full_like(x, 1, dtype)
+
+
+def empty(shape: int | Sequence[int], dtype: DTypeLike = f32) -> Array:
+    """Zeros: a traced array has no memory that could be left as it is."""
+    return _full("empty", shape, 0, dtype)
+
+
+def empty_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+    """Zeros of the shape and data type of `x`."""
+    return full_like(x, 0, dtype)
+
+
+def from_dlpack(x: object) -> Array:
+    """An array of another library on the CPU, such as a torch tensor, as a constant; its elements are copied.
+
+    Raises `TraceError` where it can't be exchanged (DLPack, dmlc.github.io/dlpack).
+
+    >>> from graphc.frontend.tracer import trace
+    >>> trace(lambda: from_dlpack(np.zeros((2, 3), np.float32))).output_types
+    (f32[2,3],)
+    """
+    call = Call("from_dlpack")
+    if isinstance(x, Array):
+        return x
+    try:
+        array = np.from_dlpack(x)  # type: ignore[arg-type]
+    except (AttributeError, TypeError, RuntimeError, BufferError, ValueError) as error:
+        raise call.error(
+            TraceError, f"expected an array on the CPU, got {type(x).__name__}: {error}"
+        ) from None
+    return call.wrap(call.value(np.array(array)))
+
+
+def meshgrid(*arrays: ArrayLike, indexing: str = "xy") -> list[Array]:
+    """Each array of rank 1 repeated over the grid of all: along axis i the i-th ("ij"), with the first two exchanged ("xy").
+
+    Raises `ShapeError` for arrays of other ranks, `ArgumentError` for another indexing.
+
+    >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import f32
+    >>> trace(lambda x, y: meshgrid(x, y), f32[3], f32[4]).output_types
+    (f32[4,3], f32[4,3])
+    """
+    call = Call("meshgrid")
+    if indexing not in ("xy", "ij"):
+        raise call.error(ArgumentError, f"indexing: expected 'xy' or 'ij', got {indexing!r}")
+    values = [call.value(x) for x in arrays]
+    for value in values:
+        if len(value.shape) > 1:
+            raise call.error(ShapeError, f"expected arrays of rank 1, got {value.type!r}")
+    values = [call.reshape(v, (v.type.size,)) for v in values]
+    places = list(range(len(values)))
+    if indexing == "xy" and len(places) > 1:
+        places[:2] = [1, 0]
+    shape = [0] * len(values)
+    for place, value in zip(places, values, strict=True):
+        shape[place] = value.shape[0]
+    return [
+        call.wrap(v if len(shape) == 1 else call.build.broadcast(v, dims=(place,), shape=tuple(shape)))
+        for place, v in zip(places, values, strict=True)
+    ]
 
 
 def _number(call: Call, x: object, what: str) -> Scalar:

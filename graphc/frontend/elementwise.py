@@ -353,8 +353,10 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike) -> Array:
     return call.wrap(call.build.select(call.broadcast(test, shape), *chosen))
 
 
-def astype(x: ArrayLike, dtype: DTypeLike) -> Array:
+def astype(x: ArrayLike, dtype: DTypeLike, *, copy: bool = True) -> Array:
     """The elements converted: a float to an integer truncates and saturates, NaN gives 0; a bool is 0 or 1.
+
+    `copy` means nothing: a traced value never changes.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32

@@ -18,6 +18,7 @@ from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.random import Draws, fold_in
+from graphc.ir.scalar import erfinv_numpy
 from graphc.ir.types import DType, f32
 
 Values = np.ndarray | Array
@@ -89,6 +90,43 @@ class normal:
 
     def __call__(self, source: Source, shape: tuple[int, ...], /) -> Values:
         return source.normal(self.mean, self.std, shape)
+
+
+@dataclass(frozen=True)
+class trunc_normal:
+    """Normal draws of this mean and deviation within [low, high], as PyTorch's `trunc_normal_`.
+
+    By the inverse of the distribution function: C. P. Robert, Simulation of Truncated Normal Variables, Statistics and
+    Computing 5, 1995, section 1. Raises `ArgumentError` for bounds in the wrong order, and for those that lie more than 6
+    deviations off on one side, where nothing is left to draw from.
+
+    >>> x = draw(trunc_normal(0, 1, -0.5, 0.5), 0, (3, 4)); bool(abs(x).max() <= 0.5)
+    True
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = -2.0
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ArgumentError(
+                f"trunc_normal: expected a finite mean and std > 0, got {self.mean!r} and {self.std!r}"
+            )
+        first, last = (self.low - self.mean) / self.std, (self.high - self.mean) / self.std
+        if not (first < last and first < 6 and last > -6):
+            raise ArgumentError(
+                f"trunc_normal: expected low < high within 6 std of the mean, got {self.low!r} and {self.high!r}"
+            )
+
+    def __call__(self, source: Source, shape: tuple[int, ...], /) -> Values:
+        first, last = (math.erf((b - self.mean) / self.std * math.sqrt(0.5)) for b in (self.low, self.high))
+        u = source.uniform(first, last, shape)
+        scale = self.std * math.sqrt(2)
+        if isinstance(u, Array):
+            return F.clip(F.erfinv(u) * scale + self.mean, self.low, self.high)
+        return np.clip(erfinv_numpy(u) * scale + self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)

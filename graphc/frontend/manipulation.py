@@ -43,10 +43,10 @@ def broadcast_arrays(*arrays: ArrayLike) -> list[Array]:
     return [call.wrap(call.broadcast(v, shape)) for v in values]
 
 
-def reshape(x: ArrayLike, shape: Ints) -> Array:
+def reshape(x: ArrayLike, shape: Ints, *, copy: bool | None = None) -> Array:
     """The same elements in row-major order under another shape; one size may be -1, found from the others.
 
-    Raises `ShapeError` where the number of elements differs.
+    `copy` means nothing: a traced value never changes. Raises `ShapeError` where the number of elements differs.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32

@@ -9,12 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import NoReturn
 
 import numpy as np
 
 from graphc.errors import TraceError
-from graphc.frontend import creation, elementwise, linalg, manipulation, reductions
+from graphc.frontend import creation, elementwise, floats, linalg, manipulation, reductions, sorting
 from graphc.frontend.array import Array, ArrayLike, Axis
+from graphc.frontend.einsum import Optimize
+from graphc.frontend.einsum import einsum as our_einsum
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.loc import here
 
@@ -105,6 +108,75 @@ def _ravel(a: ArrayLike) -> Array:
     return manipulation.reshape(a, (-1,))
 
 
+def _sort(
+    a: ArrayLike, axis: int | None = -1, kind: str | None = None, *, stable: bool | None = None
+) -> Array:
+    return sorting.sort(_ravel(a), axis=0) if axis is None else sorting.sort(a, axis=axis)
+
+
+def _argsort(
+    a: ArrayLike, axis: int | None = -1, kind: str | None = None, *, stable: bool | None = None
+) -> Array:
+    return sorting.argsort(_ravel(a), axis=0) if axis is None else sorting.argsort(a, axis=axis)
+
+
+def _searchsorted(a: ArrayLike, v: ArrayLike, side: str = "left", sorter: ArrayLike | None = None) -> Array:
+    return sorting.searchsorted(a, v, side=side, sorter=sorter)
+
+
+def _median(a: ArrayLike, axis: Axis = None, *, keepdims: bool = False) -> Array:
+    return sorting.median(a, axis, keepdims=keepdims)
+
+
+def _quantile(
+    a: ArrayLike,
+    q: float | Sequence[float],
+    axis: Axis = None,
+    *,
+    method: str = "linear",
+    keepdims: bool = False,
+) -> Array:
+    return sorting.quantile(a, q, axis, method=method, keepdims=keepdims)
+
+
+def _percentile(
+    a: ArrayLike,
+    q: float | Sequence[float],
+    axis: Axis = None,
+    *,
+    method: str = "linear",
+    keepdims: bool = False,
+) -> Array:
+    return sorting.percentile(a, q, axis, method=method, keepdims=keepdims)
+
+
+def _diff(
+    a: ArrayLike,
+    n: int = 1,
+    axis: int = -1,
+    prepend: ArrayLike | None = None,
+    append: ArrayLike | None = None,
+) -> Array:
+    return sorting.diff(a, axis, n, prepend=prepend, append=append)
+
+
+def _meshgrid(*xi: ArrayLike, indexing: str = "xy") -> tuple[Array, ...]:
+    return tuple(creation.meshgrid(*xi, indexing=indexing))
+
+
+def _einsum(*operands: ArrayLike, optimize: Optimize = False) -> Array:
+    subscripts, *rest = operands
+    if not isinstance(subscripts, str):
+        raise TraceError(
+            f"{here().prefix}numpy.einsum: expected subscripts as a text first, got {type(subscripts).__name__}"
+        )
+    return our_einsum(subscripts, *rest, optimize=optimize)
+
+
+def _unique(ar: ArrayLike) -> NoReturn:
+    sorting.unique_values(ar)
+
+
 def _broadcast_arrays(*args: ArrayLike) -> tuple[Array, ...]:
     return tuple(manipulation.broadcast_arrays(*args))
 
@@ -120,6 +192,8 @@ def _ufuncs() -> Mapping[np.ufunc, Function]:
         numpy = getattr(np, name, None)
         if isinstance(numpy, np.ufunc):
             table[numpy] = getattr(elementwise, ours)
+    for name in ("copysign", "hypot", "nextafter", "signbit"):
+        table[getattr(np, name)] = getattr(floats, name)
     table[np.matmul] = linalg.matmul
     vecdot = getattr(np, "vecdot", None)  # a ufunc since NumPy 2.0
     if isinstance(vecdot, np.ufunc):
@@ -135,14 +209,18 @@ def _functions() -> Mapping[Function, Function]:
         "trace": _trace, "round": _round, "around": _round, "ravel": _ravel, "broadcast_arrays": _broadcast_arrays,
         "amax": reductions.max, "amin": reductions.min, "shape": lambda a: a.shape, "ndim": lambda a: a.ndim,
         "size": lambda a: a.size, "astype": elementwise.astype, "where": elementwise.where, "copy": elementwise.positive,
+        "sort": _sort, "argsort": _argsort, "searchsorted": _searchsorted, "median": _median, "quantile": _quantile,
+        "percentile": _percentile, "diff": _diff, "meshgrid": _meshgrid, "einsum": _einsum, "unique": _unique,
     }  # fmt: skip
     for module, names in (
-        (reductions, "max min any all argmax argmin count_nonzero"),
+        (reductions, "max min any all argmax argmin count_nonzero cumulative_sum cumulative_prod"),
         (manipulation, "broadcast_to reshape permute_dims transpose matrix_transpose swapaxes moveaxis expand_dims "
          "squeeze flip roll concat concatenate stack unstack split tile repeat pad tril triu diagonal take "
          "take_along_axis"),
-        (linalg, "dot tensordot outer einsum"),
-        (creation, "zeros_like ones_like full_like"),
+        (linalg, "dot tensordot outer"),
+        (creation, "zeros_like ones_like full_like empty_like"),
+        (floats, "real imag"),
+        (sorting, "nonzero unique_all unique_counts unique_inverse unique_values"),
     ):  # fmt: skip
         own.update({name: getattr(module, name) for name in names.split()})
     return {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}

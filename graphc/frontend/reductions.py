@@ -208,8 +208,18 @@ def _rows(call: Call, value: Value, start: int, size: int) -> Value:
     return call.slice(value, (start, *(0 for _ in rest)), (size, *rest), (1,) * len(value.shape))
 
 
-def cumulative_sum(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None) -> Array:
-    """The running sum along an axis, added up in order.
+def _after(call: Call, first: int, value: Value, axis: int, include_initial: bool) -> Array:
+    """The running results, after the one of no elements where that is wanted."""
+    if not include_initial:
+        return call.wrap(value)
+    one = TensorType(value.dtype, tuple(1 if d == axis else n for d, n in enumerate(value.shape)))
+    return call.wrap(call.build.concat(call.splat(first, one), value, axis=axis))
+
+
+def cumulative_sum(
+    x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None, include_initial: bool = False
+) -> Array:
+    """The running sum along an axis, added up in order; with `include_initial` after a 0.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32
@@ -219,11 +229,14 @@ def cumulative_sum(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = Non
     call = Call("cumulative_sum")
     value = _summed(call, x, dtype)
     along = call.axis(axis, len(value.shape))
-    return call.wrap(call.build.recurrence(call.splat(1, value.type), value, axis=along, reverse=False))
+    total = call.build.recurrence(call.splat(1, value.type), value, axis=along, reverse=False)
+    return _after(call, 0, total, along, include_initial)
 
 
-def cumulative_prod(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None) -> Array:
-    """The running product along an axis, with right derivatives at zeros.
+def cumulative_prod(
+    x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = None, include_initial: bool = False
+) -> Array:
+    """The running product along an axis, with right derivatives at zeros; with `include_initial` after a 1.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import f32
@@ -236,7 +249,8 @@ def cumulative_prod(x: ArrayLike, axis: int = 0, *, dtype: DTypeLike | None = No
     place = call.build.iota(dim=along, type=TensorType(i32, value.shape))
     first = call.build.eq(place, call.splat(0, place.type))
     terms = call.build.select(first, value, call.splat(0, value.type))
-    return call.wrap(call.build.recurrence(value, terms, axis=along, reverse=False))
+    product = call.build.recurrence(value, terms, axis=along, reverse=False)
+    return _after(call, 1, product, along, include_initial)
 
 
 def _running(name: str, x: ArrayLike, axis: int) -> Array:

@@ -36,6 +36,8 @@ def operations(graph: Graph) -> int:
             count += node.type.size
         elif "reduction" in node.op.traits:
             count += node.operands[0].type.size
+        elif "sort" in node.op.traits:  # the comparisons of a merge sort
+            count += node.type.size * (max(node.type.shape[node.int("axis")], 1) - 1).bit_length()
     return count
 
 

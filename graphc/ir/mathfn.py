@@ -69,6 +69,8 @@ EXPANSIONS: dict[str, Expansion] = {
         _entry("sigmoid", mathfn_exp.sigmoid, 2.5, 2.5, "exp(-|x|) on both sides, one division"),
         _entry("erf", mathfn_exp.erf, 2.0, 1.5,
                "polynomial near 0, else 1 - erfc; f32 erfc = 2^polynomial, f64 exp(-x^2) times a quotient (Cody 1969)"),
+        _entry("erfinv", mathfn_inverse.erfinv, 2.5, 2.75,
+               "x P(-log(1 - x^2)), in the tails of the root; Giles, GPU Computing Gems, 2012"),
         _entry("pow", mathfn_log.pow_, 1.5, 1.75,
                "log2 in two parts by Dekker's splits, 2^z; special cases of IEEE 754-2019, 9.2.1"),
     )

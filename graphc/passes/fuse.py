@@ -11,6 +11,7 @@ A group is legal when it is convex and every edge inside it is aligned: producer
   contractions that share an operand in the same role, each with its store: the target decides whether they stay one.
 - scatter: one scatter_add.
 - cumulative: one recurrence or running extremum.
+- sort: one argsort.
 
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
@@ -43,6 +44,7 @@ _ORDER = (
     "scatter",
     "cumulative",
     "control",
+    "sort",
 )  # kinds of producers, the best place to go first
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
@@ -56,9 +58,7 @@ _SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, 
 
 @dataclass(eq=False)
 class _Group:
-    kind: (
-        str  # map, reduce, contract, scatter, cumulative, or control: a loop or branch, which stays as it is
-    )
+    kind: str  # one of _ORDER; control is a loop or branch, which stays as it is
     domain: tuple[int, ...]  # the shape over which it iterates; of a contraction, its result's
     axes: tuple[int, ...] = ()  # of a reduce group
     nodes: list[Node] = field(default_factory=list)
@@ -220,6 +220,8 @@ class _Fusion:
             return _Group("scatter", node.type.shape, nodes=[node])
         if "cumulative" in node.op.traits:
             return _Group("cumulative", node.type.shape, nodes=[node])
+        if "sort" in node.op.traits:
+            return _Group("sort", node.type.shape, nodes=[node])
         return _Group("map", node.type.shape, nodes=[node])
 
     # ------------------------------------------------------------------------------------------------------- merging
@@ -262,7 +264,7 @@ class _Fusion:
             )
             contract = producer if producer.kind == "contract" else consumer
             return _Group("contract", contract.domain, nodes=nodes) if fits else None
-        if "scatter" in kinds or "cumulative" in kinds:
+        if {"scatter", "cumulative", "sort"} & {*kinds}:
             return None
         reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
         if other.kind == "reduce":
@@ -430,7 +432,7 @@ class _Fusion:
             operands, results, region = self._region(group)
             for operand in operands:
                 stored(operand)
-            main = {"contraction", "reduction", "scatter", "cumulative"}
+            main = {"contraction", "reduction", "scatter", "cumulative", "sort"}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)

@@ -184,6 +184,8 @@ class _Streaming:
             rule = self._running
         elif "reduction" in node.op.traits:
             rule = self._reduce
+        elif "sort" in node.op.traits:
+            rule = self._sort
         elif node.op.name in rules:
             rule = rules[node.op.name]
         else:
@@ -246,6 +248,12 @@ class _Streaming:
         count = operands[0].shape[like.axis]
         finish(self._window(whole, like.axis, count, 1))
         return replace(like, value=self._window(whole, like.axis, 1, count))
+
+    def _sort(self, node: Node) -> Signal:
+        like = self._signal(node.operands[0])
+        if node.int("axis") == like.axis:
+            raise self._refusal(node, "a sort along another axis than time")
+        return self._emit(node, [like.value], like)
 
     def _broadcast(self, node: Node) -> Signal:
         (operand,) = node.operands

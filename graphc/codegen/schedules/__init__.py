@@ -13,6 +13,7 @@ from graphc.codegen.schedules.gpu import THREAD_SCHEDULES
 from graphc.codegen.schedules.map_ import schedule_map
 from graphc.codegen.schedules.reduce import schedule_reduce
 from graphc.codegen.schedules.scatter import schedule_scatter
+from graphc.codegen.schedules.sort import schedule_sort
 from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph, Node, Value
@@ -27,6 +28,7 @@ SCHEDULES: dict[str, Schedule] = {
     "contract": schedule_contract,
     "scatter": schedule_scatter,
     "cumulative": schedule_cumulative,
+    "sort": schedule_sort,
 }
 
 

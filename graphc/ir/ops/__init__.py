@@ -23,6 +23,7 @@ from graphc.ir.ops.pointwise import select as select
 from graphc.ir.ops.random import threefry0 as threefry0
 from graphc.ir.ops.random import threefry1 as threefry1
 from graphc.ir.ops.reduce import reduce_sum as reduce_sum
+from graphc.ir.ops.sorting import argsort as argsort
 from graphc.ir.ops.view import broadcast as broadcast
 from graphc.ir.ops.view import concat as concat
 from graphc.ir.ops.view import const as const

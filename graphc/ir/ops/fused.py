@@ -17,7 +17,7 @@ from graphc.ir.types import TensorType
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Graph
 
-KINDS = ("map", "reduce", "contract", "scatter", "cumulative")
+KINDS = ("map", "reduce", "contract", "scatter", "cumulative", "sort")
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:

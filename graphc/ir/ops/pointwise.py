@@ -24,7 +24,7 @@ from graphc.ir.opdef import (
     register,
     span,
 )
-from graphc.ir.scalar import cast_numpy
+from graphc.ir.scalar import cast_numpy, erfinv_numpy
 from graphc.ir.types import DType, TensorType, f64, i32
 
 if TYPE_CHECKING:
@@ -284,6 +284,15 @@ erf = pointwise(
     deriv=lambda s, x, y: (2 / math.sqrt(math.pi) * s.exp(-(x * x)),),
     ref=np.vectorize(math.erf, otypes=[np.float64]),
     samples=span(-2.5, 2.5),
+)
+erfinv = pointwise(
+    "erfinv",
+    expr=lambda s, x: s.erfinv(x),
+    deriv=lambda s, x, y: (math.sqrt(math.pi) / 2 * s.exp(y * y),),
+    ref=erfinv_numpy,
+    samples=span(-0.8, 0.8),
+    doc="The inverse of erf: inf at 1, -inf at -1, NaN beyond.",
+    kink="inf at -1 and 1",
 )
 
 

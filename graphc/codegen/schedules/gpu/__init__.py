@@ -13,6 +13,7 @@ from graphc.codegen.schedules.gpu.cumulative import schedule_cumulative
 from graphc.codegen.schedules.gpu.map_ import schedule_map
 from graphc.codegen.schedules.gpu.reduce import schedule_reduce
 from graphc.codegen.schedules.gpu.scatter import schedule_scatter
+from graphc.codegen.schedules.gpu.sort import schedule_sort
 from graphc.codegen.target import Target
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
@@ -23,4 +24,5 @@ THREAD_SCHEDULES: dict[str, Callable[[Graph, Target, Mapping[int, int]], Kernel]
     "contract": schedule_contract,
     "scatter": schedule_scatter,
     "cumulative": schedule_cumulative,
+    "sort": schedule_sort,
 }
