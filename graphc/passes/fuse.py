@@ -11,6 +11,7 @@ A group is legal when it is convex and every edge inside it is aligned: producer
   contractions that share an operand in the same role, each with its store: the target decides whether they stay one.
 - scatter: one scatter_add.
 - cumulative: one recurrence or running extremum.
+- factor: one factorization of matrices, or solution with a triangular one.
 
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
@@ -38,6 +39,7 @@ _ORDER = (
     "map",
     "scatter",
     "cumulative",
+    "factor",
 )  # kinds of producers, the best place to go first
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
@@ -51,7 +53,7 @@ _SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, 
 
 @dataclass(eq=False)
 class _Group:
-    kind: str  # map, reduce, contract, scatter or cumulative
+    kind: str  # map, reduce, contract, scatter, cumulative or factor
     domain: tuple[int, ...]  # the shape over which it iterates; of a contraction, its result's
     axes: tuple[int, ...] = ()  # of a reduce group
     nodes: list[Node] = field(default_factory=list)
@@ -179,6 +181,8 @@ class _Fusion:
             return _Group("scatter", node.type.shape, nodes=[node])
         if "cumulative" in node.op.traits:
             return _Group("cumulative", node.type.shape, nodes=[node])
+        if "factor" in node.op.traits:
+            return _Group("factor", node.type.shape, nodes=[node])
         return _Group("map", node.type.shape, nodes=[node])
 
     # ------------------------------------------------------------------------------------------------------- merging
@@ -219,7 +223,7 @@ class _Fusion:
             )
             contract = producer if producer.kind == "contract" else consumer
             return _Group("contract", contract.domain, nodes=nodes) if fits else None
-        if "scatter" in kinds or "cumulative" in kinds:
+        if {"scatter", "cumulative", "factor"} & set(kinds):
             return None
         reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
         if other.kind == "reduce":
@@ -370,7 +374,7 @@ class _Fusion:
                 new.update(zip(node.results, copy.results, strict=True))
         for group in self._ordered():
             operands, results, region = self._region(group)
-            main = {"contraction", "reduction", "scatter", "cumulative"}
+            main = {"contraction", "reduction", "scatter", "cumulative", "factor"}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)
