@@ -114,9 +114,10 @@ def cholesky(w: Worker) -> None:
     def load(i: Expr, j: Expr) -> None:
         w.put(u, (i, j), (w.read(0, i, j) * half) + (w.read(0, j, i) * half))
 
-    w.for_each(0, n, lambda i: w.across(i, n, lambda j: load(i, j)))
-    w.wait()
     rows = min(w.rows_at_once, n)
+    # of a block's first triangle also the lower half: it goes through registers with the rest
+    w.for_each(0, n, lambda i: w.across(i // rows * rows, n, lambda j: load(i, j)))
+    w.wait()
     full = n // rows * rows
     w.for_each(0, full, lambda i: _block_of_rows(w, u, i, rows, n), step=rows)
     if n > full:

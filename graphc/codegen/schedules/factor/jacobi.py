@@ -34,8 +34,10 @@ def eigh(w: Worker) -> None:
     def pair(p: Expr, q: Expr) -> None:
         first, second = w.let("first", a.at(p, p)), w.let("second", a.at(q, q))
         mixed = w.let("mixed", a.at(p, q))
-        size = w.let("size", Apply("abs", (mixed,)) * w.number_of(1 / 16))
+        size = w.let("size", Apply("abs", (mixed,)) * w.number_of(16))
         small = Apply("and", (_absorbs(first, size), _absorbs(second, size)))
+        large = w.let("large", Apply("not", (small,)))
+        w.wait()
 
         def rotate() -> None:
             t, c, s = _angle(w, second - first, mixed)
@@ -67,7 +69,7 @@ def eigh(w: Worker) -> None:
             w.once(corner)
             w.wait()
 
-        w.when(Apply("not", (small,)), rotate)
+        w.when(large, rotate)
 
     _sweeps(w, n, pair)
     w.across(0, n, lambda i: w.put(values, (i,), a.at(i, i)))
