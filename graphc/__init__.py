@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphc.entries import training_entries as training_entries
     from graphc.exporter import export as export
     from graphc.frontend import init as init
+    from graphc.frontend import linear_algebra as linalg
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
     from graphc.frontend import optim as optim
@@ -87,6 +88,7 @@ _PLACES = {
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",
+    "linalg": "graphc.frontend.linear_algebra:",
     "random": "graphc.frontend.random:",
     "losses": "graphc.frontend.losses:",
 }

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from graphc.errors import TraceError
-from graphc.frontend import creation, elementwise, linalg, manipulation, reductions
+from graphc.frontend import creation, elementwise, linalg, manipulation, numpy_linalg, reductions
 from graphc.frontend.array import Array, ArrayLike, Axis
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.loc import here
@@ -145,7 +145,8 @@ def _functions() -> Mapping[Function, Function]:
         (creation, "zeros_like ones_like full_like"),
     ):  # fmt: skip
         own.update({name: getattr(module, name) for name in names.split()})
-    return {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}
+    table = {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}
+    return {**numpy_linalg.functions(), **table}
 
 
 def call_ufunc(
