@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from graphc.entries import training_entries as training_entries
     from graphc.exporter import export as export
     from graphc.frontend import init as init
-    from graphc.frontend import linear_algebra as linalg
     from graphc.frontend import losses as losses
     from graphc.frontend import nn as nn
     from graphc.frontend import optim as optim
     from graphc.frontend import random as random
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
+    from graphc.frontend.matrix import linalg as linalg
     from graphc.frontend.tracer import trace as trace
     from graphc.gradcheck import check_grads as check_grads
     from graphc.ir.files import load_graph as load_graph
@@ -88,7 +88,7 @@ _PLACES = {
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",
-    "linalg": "graphc.frontend.linear_algebra:",
+    "linalg": "graphc.frontend.matrix.linalg:",
     "random": "graphc.frontend.random:",
     "losses": "graphc.frontend.losses:",
 }

@@ -13,8 +13,9 @@ from functools import cache
 import numpy as np
 
 from graphc.errors import TraceError
-from graphc.frontend import creation, elementwise, linalg, manipulation, numpy_linalg, reductions
+from graphc.frontend import creation, elementwise, linalg, manipulation, reductions
 from graphc.frontend.array import Array, ArrayLike, Axis
+from graphc.frontend.matrix import numpy_linalg
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.loc import here
 

@@ -30,7 +30,11 @@ _KINDS = (
     ("pointwise", "Pointwise", "One result element from one element of each operand; the shapes are equal."),
     ("reduction", "Reductions", "Elements along axes are joined into one; the axes are dropped."),
     ("cumulative", "Cumulative", "A value is carried along an axis, from each element to the next."),
-    ("factor", "Matrices", "Factorizations of the matrices in the last two dimensions, and what their rules need."),
+    (
+        "factor",
+        "Matrices",
+        "Factorizations of the matrices in the last two dimensions, and what their rules need.",
+    ),
     ("contraction", "Contraction", "Products summed over pairs of axes."),
     ("view", "Views", "Elements are moved, repeated, left out or put between; none is computed."),
     ("gather", "Indexing", "Reading and adding at computed indices."),

@@ -85,7 +85,7 @@ def _places(build: Builder, x: Value) -> tuple[Value, Value]:
 def matrices(rng: np.random.Generator, dtype: DType, *shape: int) -> np.ndarray:
     """Well-conditioned ones: noise on the longest diagonal that fits."""
     noise = rng.uniform(-0.5, 0.5, shape)
-    noise += 2 * np.eye(*shape[-2:]) * np.sign(rng.uniform(-1, 1, shape[-1:]))
+    noise += 2 * np.eye(shape[-2], shape[-1]) * np.sign(rng.uniform(-1, 1, shape[-1:]))
     return noise.astype(dtype.numpy)
 
 
@@ -142,7 +142,8 @@ cholesky = register(
         "column on whose pivot isn't positive, the lower triangle is NaN.",
         dtypes=PRECISIONS,
         samples=lambda rng, dtype: [
-            Sample((positive(rng, dtype, *shape),)) for shape in ((1, 1), (5, 5), (2, 3, 3), (9, 9), (0, 2, 2))
+            Sample((positive(rng, dtype, *shape),))
+            for shape in ((1, 1), (5, 5), (2, 3, 3), (9, 9), (0, 2, 2))
         ],
     )
 )
@@ -151,7 +152,9 @@ cholesky = register(
 # --------------------------------------------------------------------------------------------------- triangular solve
 
 
-def _infer_solve(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_solve(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     a, b = types
     square([a], attrs, regions)
     if b.dtype != a.dtype:
@@ -232,7 +235,9 @@ triangular_solve = register(
 # ----------------------------------------------------------------------------------------------------------------- LU
 
 
-def _infer_lu(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_lu(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     x = square(types, attrs, regions)
     return (x, TensorType(i32, x.shape[:-1]))
 
@@ -318,7 +323,9 @@ lu = register(
 # ----------------------------------------------------------------------------------------------------------------- QR
 
 
-def _infer_qr(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_qr(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,) = types
     check_dtype(x.dtype, PRECISIONS)
     if x.rank < 2 or x.shape[-2] < x.shape[-1]:

@@ -42,7 +42,7 @@ def _finite(x: np.ndarray, factor: Callable[[np.ndarray], Sequence[np.ndarray]])
     """`factor` of matrices of finite elements; NaN for the others."""
     with np.errstate(all="ignore"):
         good = np.isfinite(x).all(axis=(-1, -2))
-        results = factor(np.where(good[..., None, None], x, np.eye(*x.shape[-2:])))
+        results = factor(np.where(good[..., None, None], x, np.eye(x.shape[-2], x.shape[-1])))
         return [np.where(good.reshape(good.shape + (1,) * (r.ndim - good.ndim)), r, np.nan) for r in results]
 
 
@@ -58,7 +58,9 @@ def _one_over(build: Builder, x: Value) -> Value:
     """1 / x, and 0 where x is 0."""
     zero = build.zeros(x.type)
     none = build.eq(x, zero)
-    return build.select(none, zero, build.div(build.splat(1, x.type), build.select(none, build.splat(1, x.type), x)))
+    return build.select(
+        none, zero, build.div(build.splat(1, x.type), build.select(none, build.splat(1, x.type), x))
+    )
 
 
 def _on_diagonal(build: Builder, x: Value) -> Value:
@@ -72,7 +74,9 @@ def _on_diagonal(build: Builder, x: Value) -> Value:
 # --------------------------------------------------------------------------------------------- symmetric eigenvalues
 
 
-def _infer_eigh(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_eigh(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     x = square(types, attrs, regions)
     return (TensorType(x.dtype, x.shape[:-1]), x)
 
@@ -118,7 +122,9 @@ def _eigh_samples(rng: np.random.Generator, dtype: DType) -> Sequence[Sample]:
         base = np.linalg.qr(rng.standard_normal(shape))[0]
         values = np.arange(shape[-1]) - 1.25
         a = base * values @ np.swapaxes(base, -1, -2)
-        a = a + np.triu(np.full(shape, 0.125), 1) - np.tril(np.full(shape, 0.125), -1)  # which the op leaves out
+        a = (
+            a + np.triu(np.full(shape, 0.125), 1) - np.tril(np.full(shape, 0.125), -1)
+        )  # which the op leaves out
         samples.append(Sample((a.astype(dtype.numpy),)))
     return samples
 
@@ -145,7 +151,9 @@ eigh = register(
 # --------------------------------------------------------------------------------------------------- singular values
 
 
-def _infer_svd(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
+def _infer_svd(
+    types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
+) -> tuple[TensorType, ...]:
     (x,) = types
     check_dtype(x.dtype, PRECISIONS)
     if x.rank < 2 or x.shape[-2] < x.shape[-1]:

@@ -42,10 +42,14 @@ def triangular_solve(w: Worker) -> None:
             panel.each(begin)
             w.for_each(
                 *known,
-                lambda k: subtract_row(w, panel, sums, count, lambda r: a(index(first) + r, k), lambda j: x.at(k, j)),
+                lambda k: subtract_row(
+                    w, panel, sums, count, lambda r: a(index(first) + r, k), lambda j: x.at(k, j)
+                ),
             )
             order = list(range(count)) if forward else list(reversed(range(count)))
-            solve_in_registers(w, panel, sums, order, lambda r, s: a(index(first) + r, index(first) + s), unit)
+            solve_in_registers(
+                w, panel, sums, order, lambda r, s: a(index(first) + r, index(first) + s), unit
+            )
 
             def end(v: int, column: Expr, lane: tuple[Expr, ...]) -> None:
                 for r in range(count):
@@ -90,19 +94,21 @@ def solve_in_registers(
     w: Worker, panel: Panel, sums: Buffer, order: list[int], a: Callable[[int, int], Expr], unit: bool
 ) -> None:
     """The rows of a block from one another, in that order."""
-    for position, r in enumerate(order):
-        factors = [w.let("factor", a(r, s)) for s in order[:position]]
+
+    def row(r: int, known: list[int]) -> None:
+        factors = [w.let("factor", a(r, s)) for s in known]
         pivot = None if unit else w.let("pivot", a(r, r))
 
-        def finish(
-            v: int, column: Expr, lane: tuple[Expr, ...], r: int = r, known: list[int] = order[:position]
-        ) -> None:
+        def finish(v: int, column: Expr, lane: tuple[Expr, ...]) -> None:
             value: Expr = Load(sums, (index(r), index(v), *lane))
             for factor, s in zip(factors, known, strict=True):
                 value = minus_product(factor, Load(sums, (index(s), index(v), *lane)), value)
             w.set(sums, value if pivot is None else Apply("div", (value, pivot)), r, v, *lane)
 
         panel.each(finish)
+
+    for position, r in enumerate(order):
+        row(r, order[:position])
 
 
 def cholesky(w: Worker) -> None:
@@ -273,9 +279,7 @@ def qr(w: Worker) -> None:
         scale = w.let("scale", below)
         tau = w.let("tau", either(some, Apply("div", (beta - first, beta)), constant(w.wide, 2)))
         w.wait()
-        w.across(
-            k + 1, m, lambda i: w.put(work, (i, k), w.narrowed(w.widened(work.at(i, k)) * scale))
-        )
+        w.across(k + 1, m, lambda i: w.put(work, (i, k), w.narrowed(w.widened(work.at(i, k)) * scale)))
 
         def keep() -> None:
             w.put(work, (k, k), w.narrowed(beta))
@@ -331,7 +335,9 @@ def qr(w: Worker) -> None:
             lambda i: w.across(
                 0,
                 n,
-                lambda j: w.put(r, (i, j), either(Apply("le", (i, j)), w.let("element", work.at(i, j)), zero)),
+                lambda j: w.put(
+                    r, (i, j), either(Apply("le", (i, j)), w.let("element", work.at(i, j)), zero)
+                ),
             ),
         )
     if w.is_read(0):

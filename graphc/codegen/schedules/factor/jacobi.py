@@ -126,7 +126,9 @@ def svd(w: Worker) -> None:
 
 def _sweeps(w: Worker, n: int, pair: Callable[[Expr, Expr], None]) -> None:
     w.for_each(
-        0, SWEEPS if n > 1 else 0, lambda _: w.for_each(0, n - 1, lambda p: w.for_each(p + 1, n, lambda q: pair(p, q)))
+        0,
+        SWEEPS if n > 1 else 0,
+        lambda _: w.for_each(0, n - 1, lambda p: w.for_each(p + 1, n, lambda q: pair(p, q))),
     )
 
 
@@ -134,7 +136,9 @@ def _identity(w: Worker, n: int) -> Matrix:
     matrix = w.scratch("vectors", n, n)
     one, zero = w.number_of(1), w.number_of(0)
     w.for_each(
-        0, n, lambda i: w.across(0, n, lambda j: w.put(matrix, (i, j), either(Apply("eq", (i, j)), one, zero)))
+        0,
+        n,
+        lambda i: w.across(0, n, lambda j: w.put(matrix, (i, j), either(Apply("eq", (i, j)), one, zero))),
     )
     return matrix
 

@@ -7,6 +7,7 @@ user's line.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,8 @@ from graphc.frontend import elementwise, reductions
 from graphc.frontend import manipulation as shapes
 from graphc.frontend.array import Array, ArrayLike, Axis
 from graphc.frontend.calls import Call
-from graphc.frontend.factorizations import inv, matrix_value, solve, square_value, svdvals
 from graphc.frontend.linalg import matmul
+from graphc.frontend.matrix.factorizations import inv, matrix_value, solve, square_value, svdvals
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.types import f64
 
@@ -53,7 +54,9 @@ def cross(x1: ArrayLike, x2: ArrayLike, *, axis: int = -1) -> Array:
     array([0., 0., 1.], dtype=float32)
     """
     call = Call("linalg.cross")
-    a, b = (shapes.moveaxis(call.wrap(v), call.axis(axis, len(v.shape)), -1) for v in map(call.value, (x1, x2)))
+    a, b = (
+        shapes.moveaxis(call.wrap(v), call.axis(axis, len(v.shape)), -1) for v in map(call.value, (x1, x2))
+    )
     if a.shape[-1] != 3 or b.shape[-1] != 3:
         raise call.error(
             ShapeError, f"expected 3 elements along axis {axis}, got {a.shape[-1]} and {b.shape[-1]}"
@@ -138,10 +141,8 @@ def matrix_norm(x: ArrayLike, *, keepdims: bool = False, ord: MatrixOrder = "fro
     value = call.wrap(matrix_value(call, x))
     if ord == "fro":
         return vector_norm(value, axis=(-2, -1), keepdims=keepdims)
-    if isinstance(ord, str) and ord != "nuc" or ord not in ("nuc", 1, -1, 2, -2, math.inf, -math.inf):
-        raise call.error(
-            ArgumentError, f"ord: expected 'fro', 'nuc', 1, -1, 2, -2, inf or -inf, got {ord!r}"
-        )
+    if (isinstance(ord, str) and ord != "nuc") or ord not in ("nuc", 1, -1, 2, -2, math.inf, -math.inf):
+        raise call.error(ArgumentError, f"ord: expected 'fro', 'nuc', 1, -1, 2, -2, inf or -inf, got {ord!r}")
     if ord in ("nuc", 2, -2):
         values = svdvals(value)
         join = reductions.sum if ord == "nuc" else reductions.max if ord == 2 else reductions.min
@@ -152,9 +153,7 @@ def matrix_norm(x: ArrayLike, *, keepdims: bool = False, ord: MatrixOrder = "fro
     return result[..., None, None] if keepdims else result
 
 
-def norm(
-    x: ArrayLike, ord: MatrixOrder | None = None, axis: Axis = None, keepdims: bool = False
-) -> Array:
+def norm(x: ArrayLike, ord: MatrixOrder | None = None, axis: Axis = None, keepdims: bool = False) -> Array:
     """NumPy's norm: of the vector along one axis, or of the matrices along two; of all elements where neither is given.
 
     >>> import graphc, numpy as np
@@ -166,16 +165,19 @@ def norm(
     if axis is None and ord is None:
         flat = vector_norm(shapes.reshape(value, (-1,)))
         return shapes.reshape(flat, (1,) * value.ndim) if keepdims else flat
-    given = list(range(value.ndim)) if axis is None else list(axis) if isinstance(axis, (tuple, list)) else [axis]
+    if axis is None:
+        given = tuple(range(value.ndim))
+    else:
+        given = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if len(given) == 1:
         order = 2 if ord is None else ord
         if isinstance(order, str):
             raise call.error(ArgumentError, f"ord: expected a number for a vector, got {order!r}")
-        return vector_norm(value, axis=tuple(given), keepdims=keepdims, ord=order)
+        return vector_norm(value, axis=given, keepdims=keepdims, ord=order)
     if len(given) != 2:
-        raise call.error(ShapeError, f"expected one axis or two, got {given}")
+        raise call.error(ShapeError, f"expected one axis or two, got {list(given)}")
     places = [call.axis(a, value.ndim) for a in given]
-    call.axes(tuple(given), value.ndim)
+    call.axes(given, value.ndim)
     moved = shapes.moveaxis(value, tuple(places), (-2, -1))
     result = matrix_norm(moved, ord="fro" if ord is None else ord)
     for place in sorted(places) if keepdims else ():
@@ -255,8 +257,12 @@ def expm(x: ArrayLike) -> Array:
 
 def _horner(x: Array, weights: tuple[float, ...]) -> Array:
     """Σ weights[i] xⁱ."""
-    unit = np.eye(x.shape[-1], dtype=x.dtype.numpy)
-    result = x * weights[-1] + unit * x.dtype.numpy.type(weights[-2])
+    unit = np.eye(x.shape[-1])
+
+    def scaled(weight: float) -> np.ndarray:
+        return (unit * weight).astype(x.dtype.numpy)
+
+    result: Array = x * weights[-1] + scaled(weights[-2])
     for weight in reversed(weights[:-2]):
-        result = matmul(result, x) + unit * x.dtype.numpy.type(weight)
+        result = matmul(result, x) + scaled(weight)
     return result

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from graphc.errors import TraceError
-from graphc.frontend import linear_algebra as linalg
 from graphc.frontend import reductions
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
 from graphc.frontend.manipulation import matrix_transpose, tril, triu
+from graphc.frontend.matrix import linalg
 from graphc.ir.loc import here
 
 Function = Callable[..., object]
@@ -64,7 +64,9 @@ def _svd(
     return linalg.svd(a, full_matrices=full_matrices) if compute_uv else linalg.svdvals(a)
 
 
-def _pinv(a: ArrayLike, rcond: float | None = None, hermitian: bool = False, *, rtol: float | None = None) -> Array:
+def _pinv(
+    a: ArrayLike, rcond: float | None = None, hermitian: bool = False, *, rtol: float | None = None
+) -> Array:
     return linalg.pinv(a, rtol=_pinv_rtol(rcond, rtol))
 
 
@@ -103,10 +105,11 @@ def functions() -> Mapping[Function, Function]:
         "eigh": _eigh, "eigvalsh": _eigvalsh, "cholesky": _cholesky, "qr": _qr, "svd": _svd, "pinv": _pinv,
         "matrix_rank": _matrix_rank, "lstsq": _lstsq, "cross": _cross,
     }  # fmt: skip
-    for name in (
-        "solve inv det slogdet matrix_power norm matrix_norm vector_norm svdvals trace diagonal outer matmul tensordot "
-        "vecdot matrix_transpose"
-    ).split():
+    same = (
+        "solve", "inv", "det", "slogdet", "matrix_power", "norm", "matrix_norm", "vector_norm", "svdvals", "trace",
+        "diagonal", "outer", "matmul", "tensordot", "vecdot", "matrix_transpose",
+    )  # fmt: skip
+    for name in same:
         own[name] = getattr(linalg, name)
     table = {getattr(np.linalg, name): function for name, function in own.items() if hasattr(np.linalg, name)}
     return {**table, np.kron: linalg.kron}

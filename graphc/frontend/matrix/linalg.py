@@ -23,7 +23,20 @@ The logarithm of a Gaussian process's likelihood (C. Rasmussen & C. Williams, Ga
 
 from __future__ import annotations
 
-from graphc.frontend.factorizations import (
+from graphc.frontend.linalg import matmul, outer, tensordot, vecdot
+from graphc.frontend.manipulation import matrix_transpose
+from graphc.frontend.matrix.compositions import (
+    cross,
+    diagonal,
+    expm,
+    kron,
+    matrix_norm,
+    matrix_power,
+    norm,
+    trace,
+    vector_norm,
+)
+from graphc.frontend.matrix.factorizations import (
     EighResult,
     QRResult,
     SlogdetResult,
@@ -42,19 +55,6 @@ from graphc.frontend.factorizations import (
     solve_triangular,
     svd,
     svdvals,
-)
-from graphc.frontend.linalg import matmul, outer, tensordot, vecdot
-from graphc.frontend.manipulation import matrix_transpose
-from graphc.frontend.matrices import (
-    cross,
-    diagonal,
-    expm,
-    kron,
-    matrix_norm,
-    matrix_power,
-    norm,
-    trace,
-    vector_norm,
 )
 
 __all__ = [
