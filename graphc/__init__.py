@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphc.frontend import optim as optim
     from graphc.frontend.array import Array as Array
     from graphc.frontend.functions import *  # noqa: F403  # type checkers see what __getattr__ gives
+    from graphc.frontend.matrix import linalg as linalg
     from graphc.frontend.tracer import trace as trace
     from graphc.gradcheck import check_grads as check_grads
     from graphc.ir.files import load_graph as load_graph
@@ -131,6 +132,7 @@ _PLACES = {
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",
+    "linalg": "graphc.frontend.matrix.linalg:",
     "random": "graphc.frontend.distributions:",
     "losses": "graphc.frontend.losses:",
     "array_api": "graphc.frontend.array_api:",

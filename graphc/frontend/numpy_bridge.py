@@ -18,6 +18,7 @@ from graphc.frontend import creation, elementwise, floats, linalg, manipulation,
 from graphc.frontend.array import Array, ArrayLike, Axis
 from graphc.frontend.einsum import Optimize
 from graphc.frontend.einsum import einsum as our_einsum
+from graphc.frontend.matrix import numpy_linalg
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.loc import here
 
@@ -223,7 +224,8 @@ def _functions() -> Mapping[Function, Function]:
         (sorting, "nonzero unique_all unique_counts unique_inverse unique_values"),
     ):  # fmt: skip
         own.update({name: getattr(module, name) for name in names.split()})
-    return {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}
+    table = {getattr(np, name): function for name, function in own.items() if hasattr(np, name)}
+    return {**numpy_linalg.functions(), **table}
 
 
 def call_ufunc(

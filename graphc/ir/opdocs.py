@@ -31,6 +31,11 @@ _KINDS = (
     ("reduction", "Reductions", "Elements along axes are joined into one; the axes are dropped."),
     ("cumulative", "Cumulative", "A value is carried along an axis, from each element to the next."),
     ("sort", "Sorting", "The order of the elements along an axis."),
+    (
+        "factor",
+        "Matrices",
+        "Factorizations of the matrices in the last two dimensions, and what their rules need.",
+    ),
     ("contraction", "Contraction", "Products summed over pairs of axes."),
     ("view", "Views", "Elements are moved, repeated, left out or put between; none is computed."),
     ("gather", "Indexing", "Reading and adding at computed indices."),

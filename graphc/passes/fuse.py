@@ -12,6 +12,7 @@ A group is legal when it is convex and every edge inside it is aligned: producer
 - scatter: one scatter_add.
 - cumulative: one recurrence or running extremum.
 - sort: one argsort.
+- factor: one factorization of matrices, or solution with a triangular one.
 
 A contract or row-reduce group may also make by-products: reductions over all of its rows (a bias gradient beside the
 cotangent that it sums). They are accumulated as the rows go by, and nothing inside the group reads them.
@@ -37,14 +38,14 @@ from graphc.passes.recompute import recompute
 from graphc.passes.regions import inside
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice", "window")
+# ops with a trait of this name are groups of their own
+_ALONE = ("scatter", "cumulative", "sort", "factor")
 _ORDER = (
     "contract",
     "reduce",
     "map",
-    "scatter",
-    "cumulative",
+    *_ALONE,
     "control",
-    "sort",
 )  # kinds of producers, the best place to go first
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
@@ -216,12 +217,9 @@ class _Fusion:
             return _Group("reduce", node.operands[0].shape, node.ints("axes"), [node])
         if "control" in node.op.traits:
             return _Group("control", (), nodes=[node])
-        if "scatter" in node.op.traits:
-            return _Group("scatter", node.type.shape, nodes=[node])
-        if "cumulative" in node.op.traits:
-            return _Group("cumulative", node.type.shape, nodes=[node])
-        if "sort" in node.op.traits:
-            return _Group("sort", node.type.shape, nodes=[node])
+        for kind in _ALONE:
+            if kind in node.op.traits:
+                return _Group(kind, node.type.shape, nodes=[node])
         return _Group("map", node.type.shape, nodes=[node])
 
     # ------------------------------------------------------------------------------------------------------- merging
@@ -264,7 +262,7 @@ class _Fusion:
             )
             contract = producer if producer.kind == "contract" else consumer
             return _Group("contract", contract.domain, nodes=nodes) if fits else None
-        if {"scatter", "cumulative", "sort"} & {*kinds}:
+        if {*_ALONE} & {*kinds}:
             return None
         reduce, other = (producer, consumer) if producer.kind == "reduce" else (consumer, producer)
         if other.kind == "reduce":
@@ -432,7 +430,7 @@ class _Fusion:
             operands, results, region = self._region(group)
             for operand in operands:
                 stored(operand)
-            main = {"contraction", "reduction", "scatter", "cumulative", "sort"}
+            main = {"contraction", "reduction", *_ALONE}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)

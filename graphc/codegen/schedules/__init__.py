@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from graphc.codegen.schedules.byproduct import byproducts
 from graphc.codegen.schedules.contract import schedule_contract
 from graphc.codegen.schedules.cumulative import schedule_cumulative
 from graphc.codegen.schedules.gpu import THREAD_SCHEDULES
@@ -29,6 +30,7 @@ SCHEDULES: dict[str, Schedule] = {
     "scatter": schedule_scatter,
     "cumulative": schedule_cumulative,
     "sort": schedule_sort,
+    "factor": THREAD_SCHEDULES["factor"],  # written once for both
 }
 
 
@@ -55,6 +57,7 @@ def in_place_candidates(node: Node) -> dict[int, tuple[int, ...]]:
     region = node.regions[0]
     reduction = next((n for n in region.nodes if "reduction" in n.op.traits), None)
     elsewhere = _read_elsewhere(region, node.attrs["kind"] == "scatter")
+    begun = {v for n in byproducts(region) for v in n.results}  # sums that are stored before anything is read
     of_type: dict[TensorType, list[int]] = {}
     for i, operand in enumerate(region.inputs):
         if operand not in elsewhere:
@@ -62,7 +65,7 @@ def in_place_candidates(node: Node) -> dict[int, tuple[int, ...]]:
     return {
         position: tuple(of_type.get(result.type, ()))
         # passes over a row read its elements again after some were stored
-        if reduction is None or result.shape != reduction.operands[0].shape
+        if (reduction is None or result.shape != reduction.operands[0].shape) and result not in begun
         else ()
         for position, result in enumerate(region.outputs)
     }

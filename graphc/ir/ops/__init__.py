@@ -10,6 +10,10 @@ from graphc.ir.ops.contract import contract as contract
 from graphc.ir.ops.cumulative import cumulative_max as cumulative_max
 from graphc.ir.ops.cumulative import cumulative_min as cumulative_min
 from graphc.ir.ops.cumulative import recurrence as recurrence
+from graphc.ir.ops.factor import cholesky as cholesky
+from graphc.ir.ops.factor import lu as lu
+from graphc.ir.ops.factor import qr as qr
+from graphc.ir.ops.factor import triangular_solve as triangular_solve
 from graphc.ir.ops.fused import fused as fused
 from graphc.ir.ops.indexing import gather as gather
 from graphc.ir.ops.indexing import scatter_add as scatter_add
@@ -24,6 +28,8 @@ from graphc.ir.ops.random import threefry0 as threefry0
 from graphc.ir.ops.random import threefry1 as threefry1
 from graphc.ir.ops.reduce import reduce_sum as reduce_sum
 from graphc.ir.ops.sorting import argsort as argsort
+from graphc.ir.ops.spectral import eigh as eigh
+from graphc.ir.ops.spectral import svd as svd
 from graphc.ir.ops.view import broadcast as broadcast
 from graphc.ir.ops.view import concat as concat
 from graphc.ir.ops.view import const as const

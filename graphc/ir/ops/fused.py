@@ -1,6 +1,6 @@
 """The fused op: a group of nodes that becomes one kernel. It only groups: un-fusing gives the graph back.
 
-In: operands, a region over them, and `kind` (map, reduce, contract or scatter). Out: the registered op.
+In: operands, a region over them, and `kind` (one of KINDS). Out: the registered op.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphc.ir.types import TensorType
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Graph
 
-KINDS = ("map", "reduce", "contract", "scatter", "cumulative", "sort")
+KINDS = ("map", "reduce", "contract", "scatter", "cumulative", "sort", "factor")
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:

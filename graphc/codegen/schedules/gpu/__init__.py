@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from graphc.codegen.schedules.factor import schedule_factor
 from graphc.codegen.schedules.gpu.contract import schedule_contract
 from graphc.codegen.schedules.gpu.cumulative import schedule_cumulative
 from graphc.codegen.schedules.gpu.map_ import schedule_map
@@ -25,4 +26,5 @@ THREAD_SCHEDULES: dict[str, Callable[[Graph, Target, Mapping[int, int]], Kernel]
     "scatter": schedule_scatter,
     "cumulative": schedule_cumulative,
     "sort": schedule_sort,
+    "factor": schedule_factor,
 }
