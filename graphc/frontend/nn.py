@@ -25,6 +25,7 @@ from graphc.frontend.activations import (
     softplus,
     tanh,
 )
+from graphc.frontend.containers import Identity, ModuleDict, ModuleList, Residual, Sequential
 from graphc.frontend.layers import (
     ELU,
     GELU,
@@ -47,7 +48,7 @@ from graphc.frontend.layers import (
     Tanh,
 )
 from graphc.frontend.losses import accuracy, binary_cross_entropy_with_logits, cross_entropy, mse
-from graphc.frontend.modules import Module, Sequential
+from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Buffer, Parameter
 
 __all__ = [
@@ -60,14 +61,18 @@ __all__ = [
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "Identity",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "Mish",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "PReLU",
     "Parameter",
     "ReLU",
+    "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",
