@@ -237,6 +237,7 @@ class _Statistics(Module):
     """A layer with a weight and a bias for each channel, and running statistics of the channels."""
 
     ranks: tuple[int, ...]
+    counts = True  # whether batches are counted; PyTorch's instance norms keep the counter but leave it at 0
     weight: Array | None
     bias: Array | None
     running_mean: Array | None
@@ -250,15 +251,20 @@ class _Statistics(Module):
         momentum: float | None,
         affine: bool,
         track_running_stats: bool,
+        bias: bool,
         dtype: DType,
     ) -> None:
         _check_features(self, "num_features", num_features, eps, momentum)
+        if momentum is None and not self.counts:
+            raise ArgumentError(
+                f"{here().prefix}{type(self).__name__}: expected a momentum from 0 to 1, got {momentum!r}"
+            )
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        _add_scale(self, (num_features,), affine, affine, dtype)
+        _add_scale(self, (num_features,), affine, affine and bias, dtype)
         for name, start in (("running_mean", zeros()), ("running_var", ones())):
             if track_running_stats:
                 entry = Buffer(shape=(num_features,), initializer=start, dtype=dtype)
@@ -281,16 +287,20 @@ class _Statistics(Module):
         """Moves the running statistics towards these, [C] each."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        count = self.num_batches_tracked + 1
-        new = 1.0 / F.astype(count, mean.dtype) if self.momentum is None else self.momentum
-        self.num_batches_tracked = count
+        if self.counts:
+            self.num_batches_tracked = self.num_batches_tracked + 1
+        new: float | Array
+        if self.momentum is None:
+            new = 1.0 / F.astype(self.num_batches_tracked, mean.dtype)
+        else:
+            new = self.momentum
         self.running_mean = self.running_mean * (1.0 - new) + mean * new
         self.running_var = self.running_var * (1.0 - new) + variance * new
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={'bias' in self._entries}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -314,9 +324,10 @@ class _BatchNorm(_Statistics):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         dtype: DType = f32,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, *inputs: Array) -> Array:
         (x,) = inputs
@@ -350,7 +361,7 @@ class BatchNorm2d(_BatchNorm):
     """As `BatchNorm1d`, of [N, C, H, W].
 
     >>> BatchNorm2d(3)
-    BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+    BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
 
     ranks = (4,)
@@ -360,24 +371,27 @@ class BatchNorm3d(_BatchNorm):
     """As `BatchNorm1d`, of [N, C, D, H, W].
 
     >>> BatchNorm3d(3, momentum=None)
-    BatchNorm3d(3, eps=1e-05, momentum=None, affine=True, track_running_stats=True)
+    BatchNorm3d(3, eps=1e-05, momentum=None, affine=True, bias=True, track_running_stats=True)
     """
 
     ranks = (5,)
 
 
 class _InstanceNorm(_Statistics):
+    counts = False
+
     def __init__(
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
         *,
+        bias: bool = True,
         dtype: DType = f32,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, *inputs: Array) -> Array:
         (x,) = inputs
@@ -403,7 +417,7 @@ class InstanceNorm1d(_InstanceNorm):
     Raises `ArgumentError` for a wrong size, eps or momentum; when called, `ShapeError`.
 
     >>> InstanceNorm1d(3)
-    InstanceNorm1d(3, eps=1e-05, momentum=0.1, affine=False, track_running_stats=False)
+    InstanceNorm1d(3, eps=1e-05, momentum=0.1, affine=False, bias=False, track_running_stats=False)
     """
 
     ranks = (3,)
@@ -506,7 +520,7 @@ class GroupNorm(Module):
     Raises `ArgumentError` where the groups don't divide the channels and, when called, `ShapeError`.
 
     >>> GroupNorm(2, 6)
-    GroupNorm(2, 6, eps=1e-05, affine=True)
+    GroupNorm(2, 6, eps=1e-05, affine=True, bias=True)
     """
 
     weight: Array | None
@@ -519,6 +533,7 @@ class GroupNorm(Module):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         dtype: DType = f32,
     ) -> None:
         _check_features(self, "num_groups", num_groups, eps, None)
@@ -530,7 +545,7 @@ class GroupNorm(Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        _add_scale(self, (num_channels,), affine, affine, dtype)
+        _add_scale(self, (num_channels,), affine, affine and bias, dtype)
 
     def forward(self, *inputs: Array) -> Array:
         (x,) = inputs
@@ -541,7 +556,10 @@ class GroupNorm(Module):
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={'bias' in self._entries}"
+        )
 
 
 class LocalResponseNorm(Module):
