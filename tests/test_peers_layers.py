@@ -16,7 +16,7 @@ from graphc.frontend.tree import flatten
 from graphc.ir.interp import interpret
 from graphc.ir.types import f64
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:enable_nested_tensor")]
 RNG = np.random.default_rng(3)
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -242,3 +242,110 @@ def test_layers_of_images_and_pairs(torch: ModuleType) -> None:
     ours = nn.Bilinear(2, 3, 4, dtype=f64)
     assert repr(ours) == repr(theirs)
     compare(torch, ours, theirs, (normal(5, 2), normal(5, 3)))
+
+
+def mask_of(torch: ModuleType, mask: np.ndarray | None) -> object:
+    return None if mask is None else torch.tensor(mask)
+
+
+FLOATS, BOOLS = RNG.normal(size=(4, 6)), RNG.uniform(size=(4, 6)) < 0.3
+BOOLS[:, 0] = False  # every query sees something: PyTorch's layer gives NaN else
+HEADS = RNG.normal(size=(3 * 2, 4, 6))
+PADDING = np.arange(6) >= np.array([[6], [4], [1]])
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("padding", [None, PADDING], ids=["", "padding"])
+@pytest.mark.parametrize("mask", [None, FLOATS, BOOLS, HEADS], ids=["", "floats", "bools", "heads"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"bias": False, "batch_first": True}, {"kdim": 5, "vdim": 7}], ids=str
+)
+def test_multihead_attention(
+    torch: ModuleType,
+    settings: dict[str, object],
+    mask: np.ndarray | None,
+    padding: np.ndarray | None,
+    weights: bool,
+) -> None:
+    theirs = torch.nn.MultiheadAttention(8, 2, **settings).double()
+    ours = nn.MultiheadAttention(8, 2, **settings, dtype=f64)  # type: ignore[arg-type]
+    widths = (8, int(settings.get("kdim", 8)), int(settings.get("vdim", 8)))  # type: ignore[call-overload]
+    lengths = (4, 6, 6)
+    first = bool(settings.get("batch_first"))
+    x = tuple(normal(3, n, w) if first else normal(n, 3, w) for n, w in zip(lengths, widths, strict=True))
+    for average in (True, False):
+        both = {"need_weights": weights, "average_attn_weights": average}
+        if padding is not None and mask is not None and mask.dtype != bool:
+            padding = np.where(padding, -np.inf, 0.0)  # PyTorch wants both of one type
+        compare(
+            torch, ours, theirs, x,
+            {**both, "attn_mask": mask, "key_padding_mask": padding},
+            {**both, "attn_mask": mask_of(torch, mask), "key_padding_mask": mask_of(torch, padding)},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", [None, FLOATS, ~BOOLS, RNG.uniform(size=(2, 1, 1, 6)) < 0.5], ids=repr)
+def test_scaled_dot_product_attention(torch: ModuleType, mask: np.ndarray | None) -> None:
+    class Ours(nn.Module):
+        def forward(self, *inputs: Array) -> Array:
+            return nn.scaled_dot_product_attention(*inputs, attn_mask=mask)
+
+    class Theirs(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def forward(self, *inputs: object) -> object:
+            return torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask_of(torch, mask))
+
+    compare(torch, Ours(), Theirs(), (normal(2, 3, 4, 5), normal(2, 3, 6, 5), normal(2, 3, 6, 7)))
+
+
+def test_causal_and_grouped_attention(torch: ModuleType) -> None:
+    options = {"is_causal": True, "scale": 0.3, "enable_gqa": True}
+
+    class Ours(nn.Module):
+        def forward(self, *inputs: Array) -> Array:
+            return nn.scaled_dot_product_attention(*inputs, **options)  # type: ignore[arg-type]
+
+    class Theirs(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def forward(self, *inputs: object) -> object:
+            return torch.nn.functional.scaled_dot_product_attention(*inputs, **options)
+
+    compare(torch, Ours(), Theirs(), (normal(2, 4, 5, 3), normal(2, 2, 5, 3), normal(2, 2, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"norm_first": True, "activation": "gelu"}, {"batch_first": True, "bias": False}],
+    ids=str,
+)
+def test_transformer_layers(torch: ModuleType, settings: dict[str, object]) -> None:
+    first = bool(settings.get("batch_first"))
+    src, tgt = ((3, 6, 8), (3, 5, 8)) if first else ((6, 3, 8), (5, 3, 8))
+    causal = np.triu(np.full((6, 6), -np.inf), 1)
+    made = {"dropout": 0.0, **settings}
+    encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, **made).double()
+    compare(
+        torch, nn.TransformerEncoderLayer(8, 2, 16, **made, dtype=f64), encoder, (normal(*src),),  # type: ignore[arg-type]
+        {"src_mask": causal}, {"src_mask": torch.tensor(causal)}, train=True,
+    )  # fmt: skip
+    compare(
+        torch, nn.TransformerEncoderLayer(8, 2, 16, **made, dtype=f64), encoder, (normal(*src),),  # type: ignore[arg-type]
+        {"is_causal": True}, {"src_mask": torch.tensor(causal), "is_causal": True}, train=True,
+    )  # fmt: skip
+    decoder = torch.nn.TransformerDecoderLayer(8, 2, 16, **made).double()
+    small = np.triu(np.ones((5, 5), bool), 1)
+    options = {"tgt_mask": small, "memory_key_padding_mask": PADDING}
+    compare(
+        torch, nn.TransformerDecoderLayer(8, 2, 16, **made, dtype=f64), decoder, (normal(*tgt), normal(*src)),  # type: ignore[arg-type]
+        options, {n: torch.tensor(m) for n, m in options.items()}, train=True,
+    )  # fmt: skip
+
+
+def test_transformer(torch: ModuleType) -> None:
+    made = {"num_encoder_layers": 2, "num_decoder_layers": 1, "dim_feedforward": 16, "dropout": 0.0}
+    theirs = torch.nn.Transformer(8, 2, **made).double()
+    ours = nn.Transformer(8, 2, **made, dtype=f64)  # type: ignore[arg-type]
+    mask = nn.Transformer.generate_square_subsequent_mask(5).astype(np.float64)
+    inputs = (normal(6, 3, 8), normal(5, 3, 8))
+    compare(torch, ours, theirs, inputs, {"tgt_mask": mask}, {"tgt_mask": torch.tensor(mask)}, train=True)
+    stack = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0), 2).double()
+    mine = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, dtype=f64), 2)
+    compare(torch, mine, stack, inputs[:1], train=True)

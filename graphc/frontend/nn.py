@@ -25,6 +25,7 @@ from graphc.frontend.activations import (
     softplus,
     tanh,
 )
+from graphc.frontend.attention import MultiheadAttention, scaled_dot_product_attention
 from graphc.frontend.containers import Identity, ModuleDict, ModuleList, Residual, Sequential
 from graphc.frontend.dropouts import (
     AlphaDropout,
@@ -100,6 +101,13 @@ from graphc.frontend.rectifiers import (
     Threshold,
 )
 from graphc.frontend.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from graphc.frontend.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -146,6 +154,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "PReLU",
     "Parameter",
     "PositionalEncoding",
@@ -167,6 +176,11 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "accuracy",
     "alibi_bias",
     "alpha_dropout",
@@ -196,6 +210,7 @@ __all__ = [
     "relu",
     "rms_norm",
     "rotary",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
