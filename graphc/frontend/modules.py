@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Union, cast, overload
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from graphc.frontend.array import Array
 from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
+from graphc.frontend.tree import flatten
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Tensor = Array | np.ndarray
 Flat = Mapping[str, Tensor]
+Setting = bool | str | None  # an argument of a call that is no array: it belongs to the compiled function
+Input = Union[Tensor, Setting, "tuple[Input, ...]"]
 
 
 @dataclass(eq=False)
@@ -51,7 +54,7 @@ class _Compiled:
 
     structure: tuple[tuple[str, Module, int], ...]
     dtype: DType
-    functions: dict[tuple[TensorType, ...], CompiledFunction]
+    functions: dict[object, CompiledFunction]  # by the arguments' structure, types and settings
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("graphc_module_call", default=None)
@@ -321,13 +324,19 @@ class Module:
     # -- calls ------------------------------------------------------------------------------------------------
 
     def apply(
-        self, params: Flat, state: Flat, *inputs: Tensor, key: Tensor | None = None, train: bool = False
+        self,
+        params: Flat,
+        state: Flat,
+        *inputs: Input,
+        key: Tensor | None = None,
+        train: bool = False,
+        **options: Input,
     ) -> tuple[Array, dict[str, Array]]:
         """The model as a pure function: its output, and its buffers after the call.
 
         `params` and `state` are flat dicts as `parameters` and `buffers`; `key` feeds random layers, `train` tells
-        layers that differ in training. In traced code only: ``model(x)`` is the way on numpy arrays.
-        Raises `ArgumentError` where names or types are not the model's.
+        layers that differ in training; other keywords go to `forward`. In traced code only: ``model(x)`` is the way
+        on numpy arrays. Raises `ArgumentError` where names or types are not the model's.
         """
         where = f"{here().prefix}{type(self).__name__}.apply"
         if current_trace() is None:
@@ -358,7 +367,7 @@ class Module:
             explicit=True,
         )
         with _calling(call):
-            output = self(*map(_traced, inputs))
+            output = self(*map(_traced_input, inputs), **{n: _traced_input(x) for n, x in options.items()})
         kept = {n: call.changed.get(e, values[e]) for n, e in entries.items() if not e.trained}
         return output, kept
 
@@ -382,26 +391,28 @@ class Module:
         call.draws += 1
         return fold_in(call.key, call.draws)
 
-    def __call__(self, *inputs: Tensor) -> Array:
-        """The output: traced in traced code, else a numpy array, computed by the compiled model.
+    def __call__(self, *inputs: Input, **options: Input) -> Array:
+        """The output of `forward`: traced in traced code, else numpy arrays, computed by the compiled model.
 
-        On numpy arrays, floats of any width are converted to the model's own data type first.
+        Arguments are arrays, tuples of arrays, None, or settings (bools and strings) that are compiled in. On numpy
+        arrays, floats of any width are converted to the model's own data type first.
         """
         if current_trace() is None:
-            return self._run(inputs)
+            return self._run(inputs, options)
         call = _CALL.get()
         with scope(self._name if call is not None else ""):
             if call is not None and all(e in call.names for e in self._entries.values()):
-                return self.forward(*inputs)  # type: ignore[arg-type]
+                return self.forward(*inputs, **options)  # type: ignore[arg-type]
             with _calling(_Call({entry: name for name, entry in self.entries.items()})):
-                return self.forward(*map(_traced, inputs))
+                named = {name: _traced_input(x) for name, x in options.items()}
+                return self.forward(*map(_traced_input, inputs), **named)  # type: ignore[arg-type]
 
     @property
     def dtype(self) -> DType:
         """The data type of the parameters, of the first float one; f32 where there is none."""
         return next((e.type.dtype for e in self.entries.values() if e.type.dtype.is_float), f32)
 
-    def _run(self, inputs: Sequence[object]) -> Array:
+    def _run(self, inputs: Sequence[Input], options: Mapping[str, Input]) -> Array:
         from graphc.compiler import (
             compile,  # the driver above this room: a model that runs by itself needs it
         )
@@ -411,15 +422,25 @@ class Module:
             # a layer was changed, added or taken away: what was compiled before is of no use
             object.__setattr__(self, "_compiled", _Compiled(structure, self.dtype, {}))
         assert self._compiled is not None
-        arrays = [_input_array(x, self._compiled.dtype) for x in inputs]
-        types = tuple(TensorType(dtype_of(a.dtype), a.shape) for a in arrays)
-        function = self._compiled.functions.get(types)
+        dtype = self._compiled.dtype
+        leaves, nest = flatten(
+            (tuple(_input(x, dtype) for x in inputs), {name: _input(x, dtype) for name, x in options.items()})
+        )
+        arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
+        key = (
+            nest,
+            *(TensorType(dtype_of(x.dtype), x.shape) if isinstance(x, np.ndarray) else x for x in leaves),
+        )
+        function = self._compiled.functions.get(key)
         if function is None:
 
             def model(*inputs: Array) -> Array:
-                return self(*inputs)
+                given = iter(inputs)
+                full = nest.unflatten([next(given) if isinstance(x, np.ndarray) else x for x in leaves])
+                positional, named = cast("tuple[tuple[Input, ...], dict[str, Input]]", full)
+                return self(*positional, **named)
 
-            function = self._compiled.functions[types] = compile(model, *arrays)
+            function = self._compiled.functions[key] = compile(model, *arrays)
         return cast("Array", function(*arrays))
 
     def __getstate__(self) -> dict[str, object]:
@@ -457,45 +478,18 @@ def _traced(value: Tensor) -> Array:
     return value if isinstance(value, Array) else asarray(value)
 
 
-def _input_array(value: object, dtype: DType) -> np.ndarray:
+def _traced_input(value: Input) -> Input:
+    """An argument with its arrays traced; settings stay."""
+    if isinstance(value, tuple):
+        return tuple(map(_traced_input, value))
+    return value if value is None or isinstance(value, (bool, str)) else _traced(value)
+
+
+def _input(value: Input, dtype: DType) -> Input:
+    """An argument with its arrays as numpy's, floats in the model's data type; settings stay."""
+    if isinstance(value, tuple):
+        return tuple(_input(x, dtype) for x in value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
     array = np.asarray(value)
     return array.astype(dtype.numpy, copy=False) if array.dtype.kind == "f" else array
-
-
-class Sequential(Module):
-    """Modules one after another; layers are named by their positions.
-
-    >>> from graphc import nn
-    >>> nn.Sequential(nn.Linear(4, 2), nn.ReLU())
-    Sequential(
-      (0): Linear(in_features=4, out_features=2, bias=True)
-      (1): ReLU()
-    )
-    """
-
-    def __init__(self, *layers: Module) -> None:
-        for layer in layers:
-            if not isinstance(layer, Module):
-                raise ArgumentError(
-                    f"{here().prefix}Sequential: expected modules, got {type(layer).__name__}"
-                )
-        self._layers = layers
-
-    def children(self) -> Iterator[tuple[str, Module]]:
-        for position, layer in enumerate(self.__dict__.get("_layers", ())):
-            yield str(position), layer
-
-    def forward(self, *inputs: Array) -> Array:
-        (x,) = inputs
-        for layer in self._layers:
-            x = layer(x)
-        return x
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._layers)
-
-    def __getitem__(self, position: int) -> Module:
-        return self._layers[position]
