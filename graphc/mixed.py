@@ -12,7 +12,7 @@ from graphc.errors import ArgumentError
 from graphc.frontend.tracer import argument_names, current_trace, function_name
 from graphc.ir.loc import here
 from graphc.passes.mixed import HALVES, mixed
-from graphc.transforms import Function, _Direct, _inline, _inner_trace, _traced_leaves
+from graphc.transforms import Direct, Function, inlined, inner_trace, traced_leaves
 
 
 def mixed_precision(fn: Function, dtype: str = "bf16") -> Function:
@@ -33,18 +33,18 @@ def mixed_precision(fn: Function, dtype: str = "bf16") -> Function:
 
     def traced(*args: object, **options: object) -> object:
         bound = functools.wraps(fn, updated=())(functools.partial(fn, **options)) if options else fn
-        part = _inner_trace("mixed_precision", bound, args, argument_names(fn, len(args)), function_name(fn))
+        part = inner_trace("mixed_precision", bound, args, argument_names(fn, len(args)), function_name(fn))
         graph = mixed(part.graph, dtype)
-        return part.outputs.unflatten(_inline(part, args, graph, len(graph.outputs)))
+        return part.outputs.unflatten(inlined(part, args, graph, len(graph.outputs)))
 
     functools.update_wrapper(traced, fn)
     traced.__doc__ = f"{function_name(fn)} with contractions of {dtype}."
-    direct = _Direct(traced)
+    direct = Direct(traced)
 
     @functools.wraps(traced)
     def call(*args: object, **options: object) -> object:
         run: Callable[..., object] = traced
-        if current_trace() is None and not _traced_leaves((args, options)):
+        if current_trace() is None and not traced_leaves((args, options)):
             run = direct
         return run(*args, **options)
 

@@ -29,9 +29,7 @@ _STANDARD = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
 )  # fmt: skip
 # what graphs have of the standard's data types, by the standard's names, which are NumPy's
-_DTYPES: dict[str, DType] = {
-    name: t for name in _STANDARD for t in DTYPES.values() if t.compiled and t.numpy_name == name
-}
+_DTYPES: dict[str, DType] = {name: t for name in _STANDARD for t in DTYPES.values() if t.numpy_name == name}
 
 
 def __getattr__(name: str) -> DType:

@@ -312,6 +312,18 @@ def to_graph(tree: Scalar, build: Builder, args: Sequence[Value], result: Tensor
     return scalar.fold(tree, lambda node: args[int(node.value)], of_node)
 
 
+def run_first(
+    arrays: Sequence[np.ndarray], attrs: Attrs, regions: Sequence[Graph], run: Run
+) -> Sequence[np.ndarray]:
+    """The `control` of an op that computes its first region."""
+    return run(regions[0], arrays)
+
+
+def no_ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
+    """The `ref` of an op whose regions are interpreted."""
+    raise VerifyError("a region is interpreted by ir.interp")
+
+
 def _no_ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
     raise VerifyError("an input has no value of its own")
 

@@ -13,19 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from graphc.errors import ShapeError, VerifyError
 from graphc.ir.batching import batch_graph, whole
-from graphc.ir.opdef import ANY, OpDef, register
+from graphc.ir.opdef import ANY, OpDef, no_ref, register, run_first
 from graphc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attrs, Builder, Graph, Node, Value
-
-
-def _ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
-    raise VerifyError("a region is interpreted by ir.interp")
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]) -> tuple[TensorType, ...]:
@@ -99,7 +93,8 @@ checkpoint = register(
     OpDef(
         "checkpoint",
         _infer,
-        _ref,
+        no_ref,
+        control=run_first,
         no_derivative="the chain rule differentiates its region, computed a second time",
         batch=_batch,
         doc="The region, of which the backward pass keeps nothing but the operands: it computes the rest again.",
@@ -112,7 +107,8 @@ custom_vjp = register(
     OpDef(
         "custom_vjp",
         _infer_custom,
-        _ref,
+        no_ref,
+        control=run_first,
         adjoint=_adjoint_custom,
         differentiated=_forward_first,
         batch=_batch_custom,

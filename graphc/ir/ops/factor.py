@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
+from graphc.ir.batching import along
 from graphc.ir.opdef import OpDef, Sample, check_dtype, register
 from graphc.ir.types import DType, TensorType, f32, f64, i32
 
@@ -135,6 +136,7 @@ cholesky = register(
         lambda types, attrs, regions: (square(types, attrs, regions),),
         _ref_cholesky,
         arity=1,
+        batch=along(),
         adjoint=_adjoint_cholesky,
         traits=frozenset({"factor"}),
         latex=r"\operatorname{{chol}}\left({0}\right)",
@@ -221,6 +223,7 @@ triangular_solve = register(
         _infer_solve,
         _ref_solve,
         arity=2,
+        batch=along(),
         adjoint=_adjoint_solve,
         traits=frozenset({"factor"}),
         latex=r"{0}^{{-1}} {1}",
@@ -304,6 +307,7 @@ lu = register(
         _infer_lu,
         _ref_lu,
         arity=1,
+        batch=along(),
         adjoint=_adjoint_lu,
         traits=frozenset({"factor"}),
         latex=r"\operatorname{{LU}}\left({0}\right)",
@@ -388,6 +392,7 @@ qr = register(
         _infer_qr,
         _ref_qr,
         arity=1,
+        batch=along(),
         adjoint=_adjoint_qr,
         traits=frozenset({"factor"}),
         latex=r"\operatorname{{QR}}\left({0}\right)",

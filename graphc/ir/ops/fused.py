@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from graphc.errors import ShapeError, VerifyError
-from graphc.ir.opdef import ANY, OpDef, Run, register
+from graphc.ir.opdef import ANY, OpDef, no_ref, register, run_first
 from graphc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -30,22 +28,12 @@ def _infer(types: Sequence[TensorType], attrs: Attrs, regions: tuple[Graph, ...]
     return regions[0].output_types
 
 
-def _ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
-    raise VerifyError("a region is interpreted by ir.interp")
-
-
-def _control(
-    arrays: Sequence[np.ndarray], attrs: Attrs, regions: Sequence[Graph], run: Run
-) -> Sequence[np.ndarray]:
-    return run(regions[0], arrays)
-
-
 fused = register(
     OpDef(
         "fused",
         _infer,
-        _ref,
-        control=_control,
+        no_ref,
+        control=run_first,
         no_derivative="fusion comes after differentiation; un-fuse first",
         doc="Nodes that become one kernel; the region is a graph of ordinary ops.",
         traits=frozenset({"region"}),

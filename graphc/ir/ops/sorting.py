@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
+from graphc.ir.batching import along
 from graphc.ir.opdef import NUMBERS, OpDef, Sample, check_dtype, integer, register
 from graphc.ir.types import DType, TensorType, i32
 
@@ -77,6 +78,7 @@ argsort = register(
         _infer,
         _ref,
         arity=1,
+        batch=along("axis"),
         no_derivative="a position is piecewise constant and an integer; the gather by it has one",
         traits=frozenset({"sort"}),
         latex=r"\operatorname{{argsort}} {0}",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError
+from graphc.ir.batching import along
 from graphc.ir.opdef import OpDef, Sample, check_dtype, register
 from graphc.ir.ops.factor import PRECISIONS, flipped, product, square, symmetric
 from graphc.ir.types import DType, TensorType, i32
@@ -135,6 +136,7 @@ eigh = register(
         _infer_eigh,
         _ref_eigh,
         arity=1,
+        batch=along(),
         adjoint=_adjoint_eigh,
         traits=frozenset({"factor"}),
         latex=r"\operatorname{{eigh}}\left({0}\right)",
@@ -198,6 +200,7 @@ svd = register(
         _infer_svd,
         _ref_svd,
         arity=1,
+        batch=along(),
         adjoint=_adjoint_svd,
         traits=frozenset({"factor"}),
         latex=r"\operatorname{{svd}}\left({0}\right)",
