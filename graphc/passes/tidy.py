@@ -374,9 +374,7 @@ def _join(build: Builder, nodes: Sequence[Node], new: dict[Value, Value]) -> Non
     ys = [v for own in outputs for v in own[n:]]
     init = [new[v] for v in parts.init]
     node = nodes[0]
-    made = emit_scan(
-        build, body, init, [*outputs[0][:n], *ys], parts.length, node.attrs, node.loc, node.name
-    )
+    made = emit_scan(build, body, init, [*outputs[0][:n], *ys], parts.length, node.attrs, node.loc, node.name)
     at = n
     for own in nodes:
         new.update(zip(own.results[:n], made.results[:n], strict=True))
