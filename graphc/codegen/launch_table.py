@@ -10,7 +10,8 @@ import numpy as np
 from graphc.codegen.launch import launch_of
 from graphc.codegen.launch_header import launch_header
 from graphc.codegen.program import program_info
-from graphc.ir.plan import CallStep, Plan, PlanBuffer
+from graphc.errors import CompileError
+from graphc.ir.plan import CallStep, CopyStep, LoopStep, Plan, PlanBuffer
 from graphc.runtime.launches import ALIGNMENT, Copy, Launch, LaunchTable, Place, Step
 
 
@@ -36,6 +37,11 @@ def launch_table(plan: Plan) -> LaunchTable:
             loc = step.loc.prefix.removesuffix(": ")
             arguments = tuple(map(place, step.arguments))
             steps.append(Launch(step.kernel.name, geometry.grid, geometry.block, 0, arguments, loc))
+        elif not isinstance(step, CopyStep):
+            raise CompileError(
+                f"{step.loc.prefix}{'loop' if isinstance(step, LoopStep) else 'branch'}: expected a program without loops "
+                "and branches for a GPU, got one; compile it for the processor"
+            )
         elif step.source.type.bytes:
             steps.append(Copy(place(step.source), place(step.target), step.source.type.bytes))
     table = LaunchTable(program_info(plan), tuple(steps), constants)

@@ -194,9 +194,9 @@ class _After(_Loop):
         stacks = self._stacks(asked, moved)
         body = Body(self.build, region.name)
         inner = {self.carries[i]: body.carry(self.carries[i]) for i in kept}
-        for port, s in self.bound.items():
+        for port, bound in self.bound.items():
             name = port.node.name
-            inner[port] = body.slice(s.value, name) if s.stacked else body.capture(s.value, name)
+            inner[port] = body.slice(bound.value, name) if bound.stacked else body.capture(bound.value, name)
         outputs = body.copy([*(region.outputs[i] for i in kept), *stacks], inner)
         init = [self.new[parts.init[i]] for i in kept]
         node = parts.node
@@ -207,11 +207,11 @@ class _After(_Loop):
         known.update((v, Stack(r, True)) for v, r in zip(stacks, made.results[len(kept) :], strict=True))
         for y, result in zip(region.outputs[n:], parts.ys, strict=True):
             self.new[result] = spread(self.build, self.outside(y, known), parts.length)
-        for s in sums:
-            total = self._total(s.term, known)
-            first = self.new[parts.init[s.position]]
+        for one in sums:
+            total = self._total(one.term, known)
+            first = self.new[parts.init[one.position]]
             number = splat_of(first)
-            self.new[node.results[s.position]] = total if number == 0 else self.build.add(first, total)
+            self.new[node.results[one.position]] = total if number == 0 else self.build.add(first, total)
 
     # ------------------------------------------------------------------------------------------------------- sums
 
