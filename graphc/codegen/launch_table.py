@@ -57,12 +57,11 @@ class _Writer:
         """`ports` says where the inputs and outputs of a plan inside another one are, `arena` where its memory begins."""
 
         def place(buffer: PlanBuffer) -> Place:
-            buffer = buffer.root
             if buffer.kind == "input" or buffer.kind == "output":
                 return ports.get((buffer.kind, buffer.position)) or Place(buffer.kind, buffer.position)
             if buffer.kind == "constant":
                 return Place("constant", self._offsets[buffer])
-            return Place("arena", arena + buffer.offset)
+            return Place("arena", arena + buffer.root.offset)
 
         steps: list[Step] = []
         for step in plan.steps:
