@@ -16,7 +16,7 @@ from graphc.ir.chain_rule import ChainRule, chain_rule, core, readable
 from graphc.ir.cost import summary
 from graphc.ir.formulas import Stage
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.plan import CallStep, Plan
+from graphc.ir.plan import CallStep, Plan, all_steps
 from graphc.passes.vjp import vjp
 from graphc.program import lower
 
@@ -134,7 +134,7 @@ def _kernels(plan: Plan, rule: ChainRule, wrt: Sequence[str]) -> list[tuple[str,
     """For each kernel its name, the values and derivatives that it computes, and its sizes."""
     symbols = {text.rpartition(", ")[0]: symbol for symbol, text in rule.symbols}
     lines = []
-    for step in plan.steps:
+    for step in all_steps(plan):
         if not isinstance(step, CallStep):
             continue
         forward: dict[str, None] = {}

@@ -85,7 +85,9 @@ def lower_to_plan(
     from graphc.passes.diagonals import gather_diagonals
     from graphc.passes.fuse import group
     from graphc.passes.halves import widen_halves
+    from graphc.passes.hoist import hoist
     from graphc.passes.recompute import recompute
+    from graphc.passes.regions import has_control
     from graphc.passes.simplify import RULES, apply_rules
 
     clock("import")
@@ -100,8 +102,10 @@ def lower_to_plan(
     wide = widen_halves(plain)
     if wide is not plain:
         stages["widened"] = wide
-    stages["rewritten"] = apply_rules(wide)
-    stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
+    stages["rewritten"] = rewritten = apply_rules(wide)
+    if has_control(wide):
+        stages["hoisted"] = rewritten = apply_rules(hoist(rewritten))
+    stages["simplified"] = gather_diagonals(rewritten, RULES)
     stages["grouped"] = group(stages["simplified"])
     stages["recomputed"] = recompute(stages["grouped"])
     stages["fused"] = fused = separate(stages["recomputed"], target)

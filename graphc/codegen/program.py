@@ -15,7 +15,7 @@ from graphc.codegen.emit_writer import quoted
 from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.target import Target
 from graphc.ir.kernel import Kernel
-from graphc.ir.plan import ALIGNMENT, BranchStep, CallStep, CopyStep, LoopStep, Plan, PlanBuffer
+from graphc.ir.plan import ALIGNMENT, BranchStep, CallStep, CopyStep, LoopStep, Plan, PlanBuffer, Step
 from graphc.runtime.abi import VERSION, ArrayInfo, ProgramInfo, identifier
 
 
@@ -47,8 +47,7 @@ def emit_program(plan: Plan, target: Target) -> str:
     info = program_info(plan)
     text = info.to_json().encode() + b"\0"
     symbols = constant_symbols(plan)
-    arrays = {b: p.constants[b.name] for p in plan.plans for b in p.of_kind("constant")}
-    constants = [constant_line(name, arrays[b]) for b, name in symbols.items()]
+    constants = constant_lines(plan, symbols)
     info_line = (
         f"@{info.name}_info = constant {{ i32, i32, [{len(text)} x i8] }} "
         f'{{ i32 {VERSION}, i32 {len(text) - 1}, [{len(text)} x i8] c"{escaped(text)}" }}, align 8'
@@ -115,10 +114,10 @@ def step_lines(
     `outputs` says which pointer each output has, `kernels` and `constants` under which names they are in the module.
     """
     inputs = {b.position: f"%input{b.position}" for b in plan.of_kind("input")}
-    return _Steps(kernels, constants).lines(plan, inputs, outputs, "%workspace")
+    return StepWriter(kernels, constants).lines(plan, inputs, outputs, "%workspace")
 
 
-class _Steps:
+class StepWriter:
     """Writes the steps of a plan and of those inside it; numbers are unique over all of them."""
 
     def __init__(self, kernels: Mapping[Kernel, str], constants: Mapping[PlanBuffer, str]) -> None:
@@ -145,16 +144,17 @@ class _Steps:
                 lines.append(f"  {name} = getelementptr i8, ptr {arena}, i64 {b.offset}")
                 pointers[b] = name
         for step in plan.steps:
-            if isinstance(step, CopyStep):
-                lines += self._copy(pointers[step.source], pointers[step.target], step.source.type.bytes)
-            elif isinstance(step, CallStep):
-                arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
-                lines.append(f"  call void {self._kernels[step.kernel]}({arguments})")
-            elif isinstance(step, LoopStep):
-                lines += self._loop(step, pointers)
-            else:
-                lines += self._branch(step, pointers)
+            lines += self.step(step, pointers)
         return lines
+
+    def step(self, step: Step, pointers: Mapping[PlanBuffer, str]) -> list[str]:
+        """One step, on the memory of its plan's buffers."""
+        if isinstance(step, CopyStep):
+            return self._copy(pointers[step.source], pointers[step.target], step.source.type.bytes)
+        if isinstance(step, CallStep):
+            arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
+            return [f"  call void {self._kernels[step.kernel]}({arguments})"]
+        return self._loop(step, pointers) if isinstance(step, LoopStep) else self._branch(step, pointers)
 
     def _copy(self, source: str, target: str, count: int) -> list[str]:
         return emit_copy(next(self._numbers), source, target, count)
@@ -267,6 +267,12 @@ def constant_symbols(plan: Plan) -> dict[PlanBuffer, str]:
         for b in p.of_kind("constant")
     ]
     return {b: quoted(f"const.{number}{b.name}") for b, number in numbered}
+
+
+def constant_lines(plan: Plan, symbols: Mapping[PlanBuffer, str]) -> list[str]:
+    """The constants of a plan, and of those inside it, under these names."""
+    arrays = {b: p.constants[b.name] for p in plan.plans for b in p.of_kind("constant")}
+    return [constant_line(name, arrays[b]) for b, name in symbols.items()]
 
 
 def constant_line(symbol: str, array: np.ndarray) -> str:

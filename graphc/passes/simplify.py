@@ -22,6 +22,7 @@ from graphc.passes.ordering import ORDER_RULES
 from graphc.passes.regions import inside
 from graphc.passes.reshaping import SHAPE_RULES
 from graphc.passes.rewrite import Number, Outcome, Rewriter, apply, rewrite, splat_of, wrapped
+from graphc.passes.tidy import tidy
 from graphc.passes.windowing import WINDOW_RULES
 
 
@@ -426,7 +427,7 @@ RULES = ARITHMETIC_RULES + SHAPE_RULES + WINDOW_RULES + ORDER_RULES
 
 def apply_rules(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """The first half of `simplify`: every rule, and diagonals as they are. `fired` counts the rules by name."""
-    inner = inside(graph, lambda region: apply_rules(region, fired))
+    inner = inside(tidy(graph), lambda region: apply_rules(region, fired))
     return apply(inner, RULES, fired)
 
 

@@ -29,8 +29,13 @@ def is_cheap(node: Node) -> bool:
 
 
 def is_recomputed(node: Node) -> bool:
-    """True of nodes that a backward step computes again rather than reads: cheap ones, and what only moves elements."""
-    return is_cheap(node) or bool(node.op.traits & {"view", "leaf"})
+    """True of nodes that a backward step computes again rather than reads: arithmetic, and what only moves elements.
+
+    A division or root counts as arithmetic: it takes less time than the bytes that each step would write and read.
+    """
+    if "pointwise" in node.op.traits:
+        return is_cheap(node) or node.op.name in ("div", "sqrt")
+    return bool(node.op.traits & {"view", "leaf"})
 
 
 def residuals(
