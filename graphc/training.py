@@ -66,6 +66,7 @@ def fit(
     progress: bool = True,
     target: str = "cpu",
     threads: int | None = None,
+    memory_budget: int | str | None = None,
 ) -> History:
     """Trains a model in place and gives the history of its losses.
 
@@ -75,6 +76,7 @@ def fit(
     function is compiled for it) unless `drop_last`. `validation` is data of its own, or the fraction of rows to draw
     and hold back; it is evaluated after each epoch. `metrics` is "accuracy", or a dict of functions of (prediction,
     target) that give scalars. The learning rate is the optimiser's; callbacks may set ``run.learning_rate``.
+    `memory_budget` is that of `compile`, for a step: at most so many bytes for what lies between weights and losses.
 
     Numbers of an epoch are means over its batches, weighted by rows; those of training are taken during the epoch,
     so the weights change under them. Ctrl-C ends the training as a callback would: the weights, the best ones with
@@ -108,7 +110,7 @@ def fit(
     model.fill(seed)
     if not model.parameters:
         raise ArgumentError(f"fit: expected a model with parameters to train, got {model!r}")
-    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads)
+    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads, memory_budget)
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
@@ -125,6 +127,7 @@ class Task:
     metrics: Mapping[str, Scalar]
     target: str = "cpu"
     threads: int | None = None
+    memory_budget: int | str | None = None
 
     def predict(self, params: Arrays, buffers: Arrays, x: Array) -> Array:
         return self.model.apply(params, buffers, x)[0]
@@ -219,6 +222,7 @@ class _Stepper:
             function = compile(
                 task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
+                memory_budget=task.memory_budget,
             )  # fmt: skip
             self._call = function.bind(params, buffers, memory.state, memory.random, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]

@@ -27,7 +27,10 @@ from graphc.passes.simplify import simplify
 
 Measure = Callable[[Graph], int]
 
-_CHEAP = frozenset({"pointwise", "view", "reduction", "leaf", "order"})  # computed again wherever that saves memory
+_CHEAP = frozenset(
+    {"pointwise", "view", "reduction", "leaf", "order"}
+)  # computed again wherever that saves memory
+_MORE_DIVISIONS = 2  # tried after the first one that is enough: another one may repeat fewer operations
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -88,7 +91,11 @@ def remat(graph: Graph, budget: int, measure: Measure | None = None) -> Remateri
 
     if tried([]).bytes <= budget:
         return best
+    left = _MORE_DIVISIONS
     for stretches in flow.divisions():
+        left -= best.bytes <= budget
+        if left < 0:
+            break
         low, high = 1, len(stretches)  # the fewest of the earliest stretches that are enough
         while low < high:
             middle = (low + high) // 2
@@ -171,8 +178,27 @@ class _Flow:
             for v in node.operands:
                 if v.node in self._rank:
                     self._last_use[v.node] = i
+        self._depth = self._depths()
         self._reach = self._reaches()
         self._tokens = self._possible_tokens()
+
+    def _depths(self) -> dict[Node, int]:
+        """For each node of the forward pass, how many contractions are on the longest way to it."""
+        depth: dict[Node, int] = {}
+        for node in self.forward:
+            own = max((depth.get(v.node, 0) for v in node.operands), default=0)
+            depth[node] = own + ("contraction" in node.op.traits)
+        return depth
+
+    def _is_cheap(self, node: Node) -> bool:
+        """True of what is computed again from what is near it; what joins two depths, such as a residual sum, would need
+        that of all the layers before it."""
+        depths = {
+            self._depth[v.node]
+            for v in node.operands
+            if v.node in self._rank and "leaf" not in v.node.op.traits
+        }
+        return bool(node.op.traits & _CHEAP) and len(depths) < 2
 
     def _reaches(self) -> dict[Node, int]:
         """For each node the last node of the forward pass that it depends on: how late it is."""
@@ -241,7 +267,7 @@ class _Flow:
         for i, node in enumerate(self.forward):
             if "leaf" in node.op.traits:
                 continue
-            free = i in stretch_of or bool(node.op.traits & _CHEAP)
+            free = i in stretch_of or self._is_cheap(node)
             for v in node.results:
                 begin, end = (v, "in"), (v, "out")
                 capacity = 0 if v in outputs else v.type.bytes
@@ -340,9 +366,7 @@ class _Rebuild:
         return "leaf" in value.node.op.traits
 
     def _is_there(self, value: Value, in_memory: set[Value]) -> bool:
-        return (
-            value in in_memory or value in self.again or self._is_leaf(value) or value.node.op is INPUT
-        )
+        return value in in_memory or value in self.again or self._is_leaf(value) or value.node.op is INPUT
 
 
 def _without_views(value: Value) -> Value:
