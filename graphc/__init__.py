@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graphc.control import cond as cond
     from graphc.control import scan as scan
     from graphc.control import while_loop as while_loop
+    from graphc.curvature import lanczos_eigenvalues as lanczos_eigenvalues
+    from graphc.curvature import spectral_density as spectral_density
     from graphc.entries import Entry as Entry
     from graphc.entries import training_entries as training_entries
     from graphc.exporter import export as export
@@ -125,6 +127,7 @@ _PLACES = {
     **dict.fromkeys(("jvp", "linearize", "hvp"), "graphc.tangents"),
     **dict.fromkeys(("jacobian", "hessian"), "graphc.jacobians"),
     "vmap": "graphc.batched",
+    **dict.fromkeys(("lanczos_eigenvalues", "spectral_density"), "graphc.curvature"),
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
     **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),

@@ -78,13 +78,29 @@ def _memory(arguments: argparse.Namespace) -> int:
     print(whole)
     if whole.kept_bytes:
         print(f"activations kept for the backward pass: {whole.kept_bytes:,} bytes")
-        print("  (the most that storing fewer could save; only cheap values are computed again)")
+        print(_computed_again(source, whole, target))
     else:
         print("activations kept for the backward pass: none")
     print(*_smaller(source, whole, target), sep="\n")
     if arguments.output:
         whole.plot(arguments.output)
     return 0
+
+
+def _computed_again(source: Source, whole: Footprint, target: Target) -> str:
+    """What the pass that computes values again gives at the most."""
+    from graphc.budget import rematerialised
+    from graphc.ir.cost import operations
+
+    graph = source.traced.graph
+    least = rematerialised(graph, target, source.donated, 0)
+    if least.bytes >= whole.arena_bytes:
+        return "  (computing them again would save nothing)"
+    more = 100 * least.operations / max(operations(graph), 1)
+    return (
+        f"  (memory_budget: computed again, an arena of {least.bytes:,} bytes at the least, "
+        f"for {more:.0f} % more operations)"
+    )
 
 
 def _smaller(source: Source, whole: Footprint, target: Target) -> list[str]:

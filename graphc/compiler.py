@@ -347,6 +347,7 @@ def compile(
     name: str | None = None,
     check: str | Sequence[str] = (),
     precision: Precision = "f32",
+    memory_budget: int | str | None = None,
 ) -> CompiledFunction:
     """Compiles a function for arguments of these types to one native function.
 
@@ -363,6 +364,9 @@ def compile(
     memory is unchanged where a check fails.
     `precision` says how exactly a GPU multiplies f32 operands of contractions, on its tensor cores: "tf32", "f16" or "bf16"
     (sums stay f32); "f32" is exact, and all that a processor has.
+    `memory_budget` is how many bytes the arena (``workspace_bytes``) may have, such as 64000000 or "64MB": forward values are
+    computed again in the backward pass until it fits (`passes.remat`), at the cost of time. `CompileError` says the least
+    that can be done where it doesn't.
     Raises `TraceError`, `ShapeError` or `DTypeError` with the user's line, `CompileError`, `TargetError`.
 
     >>> import numpy as np
@@ -382,8 +386,9 @@ def compile(
     donated = donation_pairs(traced, names, donate)
     seconds = {"trace": time.perf_counter() - start}
     if target == "interpreter":
-        if check:
-            raise ArgumentError("compile: check: expected a target that compiles, got the interpreter")
+        if check or memory_budget is not None:
+            what = "check" if check else "memory_budget"
+            raise ArgumentError(f"compile: {what}: expected a target that compiles, got the interpreter")
         return CompiledFunction(traced, InterpretedProgram(traced.graph, donated), seconds)
     with _collector_paused():
         clock = Clock(seconds)
@@ -391,15 +396,21 @@ def compile(
         if precision != machine.precision:
             machine = replace(machine, precision=precision)
         clock("import")
+        graph = traced.graph
+        if memory_budget is not None:
+            from graphc.budget import within_budget
+
+            graph = within_budget(graph, machine, donated, memory_budget)
+            clock("budget")
         program: AnyProgram
         if check and machine.has_threads:
             raise TargetError("compile: check: expected a target of this machine's processor, got a GPU")
         if check:
             from graphc.checks import CheckedProgram, parse_checks
 
-            program = CheckedProgram(traced.graph, machine, donated, parse_checks(check))
+            program = CheckedProgram(graph, machine, donated, parse_checks(check))
         else:
-            program = _program(traced.graph, machine, donated)
+            program = _program(graph, machine, donated)
     compiled = CompiledFunction(traced, program, seconds)
     _report(compiled)
     return compiled

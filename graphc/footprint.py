@@ -93,7 +93,7 @@ class Footprint:
     @property
     def kept_bytes(self) -> int:
         """Activations that the forward pass leaves in the arena for the backward pass: the most that storing less of them
-        could save."""
+        could save. ``graphc info`` says what computing them again saves, ``compile(memory_budget=)`` does it."""
         return sum(t.bytes for t in self.tensors if t.kept)
 
     @property

@@ -71,6 +71,7 @@ def fit(
     target: str = "cpu",
     threads: int | None = None,
     precision: str = "f32",
+    memory_budget: int | str | None = None,
 ) -> History:
     """Trains a model in place and gives the history of its losses.
 
@@ -80,6 +81,7 @@ def fit(
     function is compiled for it) unless `drop_last`. `validation` is data of its own, or the fraction of rows to draw
     and hold back; it is evaluated after each epoch. `metrics` is "accuracy", or a dict of functions of (prediction,
     target) that give scalars. The learning rate is the optimiser's; callbacks may set ``run.learning_rate``.
+    `memory_budget` is that of `compile`, for a step: at most so many bytes for what lies between weights and losses.
 
     With `precision` "bf16" or "f16" the products of a step read numbers of 16 bits and are summed in f32, forwards and
     backwards; weights, losses and the optimiser stay f32 (`graphc.passes.mixed`), and so does validation. With "f16" the
@@ -123,7 +125,7 @@ def fit(
         raise ArgumentError(
             f"fit: precision: expected a model of f32 for {precision}, got one of {model.dtype.name}"
         )
-    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads, precision)
+    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads, precision, memory_budget)
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
@@ -141,6 +143,7 @@ class Task:
     target: str = "cpu"
     threads: int | None = None
     precision: str = "f32"
+    memory_budget: int | str | None = None
 
     @property
     def scaling(self) -> LossScaling | None:
@@ -273,7 +276,7 @@ class _Stepper:
             function = compile(
                 task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
                 target=task.target, donate=("params", "buffers", "state", "random"), threads=task.threads,
-                precision=task.tensor_cores,
+                precision=task.tensor_cores, memory_budget=task.memory_budget,
             )  # fmt: skip
             self._call = function.bind(params, buffers, memory.state, memory.random, rate, batch.x, batch.y)
             numbers = cast(tuple[NumPy, ...], self._call.outputs)[-1]

@@ -68,8 +68,8 @@ def test_jvp_costs_one_more_forward_pass_and_hvp_about_four() -> None:
     product = graphc.trace(lambda w, x, v: graphc.hvp(lambda u: loss(w, u), x, v), weights, x, x)
     assert count(forward, "contract") == 4
     assert count(pushed, "contract") == 8
-    # forward, reverse, and the tangents of both: each is one contraction a layer, as weights are constant
-    assert count(product, "contract") == 16
+    # forward, reverse, and the tangents of both: one a layer each, as weights are constant, without the last of the gradient
+    assert count(product, "contract") == 15
 
 
 def test_hvp_is_the_hessian_times_a_vector() -> None:
@@ -144,9 +144,10 @@ def test_sweeps_are_one_batch() -> None:
     def fn(x: Array, w: Array, v: Array) -> Array:
         return F.tanh(x @ w) @ v
 
-    pulled = graphc.trace(
-        lambda x, w, v, g: graphc.vjp(lambda u: fn(u, w, v), x)[1](g), f32[20], f32[20, 9], f32[9, 6], f32[6]
-    )
+    def pull(x: Array, w: Array, v: Array, g: Array) -> object:
+        return graphc.vjp(lambda u: fn(u, w, v), x)[1](g)
+
+    pulled = graphc.trace(pull, f32[20], f32[20, 9], f32[9, 6], f32[6])
     whole = graphc.trace(graphc.jacobian(fn), f32[20], f32[20, 9], f32[9, 6])
     assert count(whole, "contract") <= count(pulled, "contract")
 

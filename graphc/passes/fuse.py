@@ -47,6 +47,7 @@ _ORDER = (
     *_ALONE,
     "control",
 )  # kinds of producers, the best place to go first
+_MAIN = frozenset({"contraction", "reduction", *_ALONE})
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
 # Free elements that joined contractions have together: more of them fill vectors and registers on their own.
@@ -430,8 +431,7 @@ class _Fusion:
             operands, results, region = self._region(group)
             for operand in operands:
                 stored(operand)
-            main = {"contraction", "reduction", *_ALONE}
-            loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
+            loc = next((n.loc for n in group.nodes if n.op.traits & _MAIN), group.nodes[-1].loc)
             name = results[0].node.name
             node = build.emit(fused, [new[v] for v in operands], {"kind": group.kind}, (region,), loc, name)
             new.update(zip(results, node.results, strict=True))
@@ -439,7 +439,11 @@ class _Fusion:
         return build.graph(self.graph.name, outputs, "fused", self.graph.output_names)
 
     def _ordered(self) -> list[_Group]:
-        """Groups so that producers come first, in the order of their last nodes where there is a choice."""
+        """Groups so that producers come first, in the order of their main nodes where there is a choice.
+
+        An update in the store of a weight's gradient, which the program states at its end, thus does not put off the
+        contraction: the cotangent that it reads lives no longer than it must.
+        """
         groups = list(dict.fromkeys(self.group_of[n] for n in self.compute if n in self.group_of))
         needs: dict[_Group, set[_Group]] = {g: set() for g in groups}
         for group in groups:
@@ -454,13 +458,13 @@ class _Fusion:
             needs[group].discard(group)
         ordered: list[_Group] = []
         done: set[_Group] = set()
-        for root in sorted(groups, key=lambda g: g.nodes[-1].serial):
+        for root in sorted(groups, key=_main_serial):
             stack = [root]
             while stack:
                 group = stack[-1]
                 missing = [g for g in needs[group] if g not in done]
                 if missing:
-                    stack.extend(sorted(missing, key=lambda g: -g.nodes[-1].serial))
+                    stack.extend(sorted(missing, key=_main_serial, reverse=True))
                     continue
                 stack.pop()
                 if group not in done:
@@ -511,6 +515,12 @@ class _Fusion:
 def _is_widening(node: Node) -> bool:
     """A conversion of 16-bit floats to f32, whose every value it holds."""
     return node.op is cast and node.type.dtype is f32 and node.operands[0].dtype.is_half
+
+
+def _main_serial(group: _Group) -> int:
+    """When the group's main work is to be done: that of its last contraction, reduction or the like."""
+    main = [n.serial for n in group.nodes if n.op.traits & _MAIN and n not in group.byproducts]
+    return max(main, default=group.nodes[-1].serial)
 
 
 def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:

@@ -28,7 +28,9 @@ from graphc.ir.graph import Graph
 from graphc.ir.inline import inline
 from graphc.ir.verify import verify
 from graphc.passes.fuse import fuse
+from graphc.passes.jvp import jvp
 from graphc.passes.mixed import mixed
+from graphc.passes.remat import parse_bytes, remat
 from graphc.passes.simplify import simplify
 from graphc.passes.unfuse import unfuse
 from graphc.passes.vjp import vjp
@@ -114,6 +116,31 @@ class Inline(Pass):
 
 
 @dataclass(frozen=True)
+class Jvp(Pass):
+    """Adds the tangents of the outputs; those of the inputs `wrt` (every float input if not given) are inputs."""
+
+    name: ClassVar[str] = "jvp"
+    wrt: tuple[str, ...] | None = None
+
+    def __call__(self, graph: Graph) -> Graph:
+        return jvp(graph, self.wrt)
+
+
+@dataclass(frozen=True)
+class Remat(Pass):
+    """Computes forward values again in the backward pass, until an estimate of the arena is at most `budget`: 64MB.
+
+    Without a budget: as little memory as it can. Compiling with ``memory_budget`` asks the plan instead of the estimate.
+    """
+
+    name: ClassVar[str] = "remat"
+    budget: tuple[str, ...] | None = None
+
+    def __call__(self, graph: Graph) -> Graph:
+        return remat(inline(graph), parse_bytes(" ".join(self.budget)) if self.budget else 0).graph
+
+
+@dataclass(frozen=True)
 class Verify(Pass):
     """Checks every rule of the representation and changes nothing."""
 
@@ -124,7 +151,9 @@ class Verify(Pass):
         return graph
 
 
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (Simplify, Vjp, Mixed, Inline, Fuse, Unfuse, Verify)}
+PASSES: dict[str, type[Pass]] = {
+    p.name: p for p in (Simplify, Vjp, Jvp, Mixed, Inline, Remat, Fuse, Unfuse, Verify)
+}
 
 
 # ---------------------------------------------------------------------------------------------- pipelines as text
