@@ -20,6 +20,7 @@ from graphc.ir.graph import Dense, Graph, Node
 from graphc.ir.inline import plain
 from graphc.ir.loc import UNKNOWN
 from graphc.ir.ops.contract import dimensions
+from graphc.ir.ops.window import geometry
 from graphc.ir.printer import print_attr, value_names
 from graphc.ir.types import TensorType
 
@@ -294,6 +295,32 @@ def _pad(w: _Writer, node: Node, operands: list[str]) -> None:
     w.emit("Pad", [operands[0], pads, w.scalar(value, node.type)], w.result)
 
 
+def _window(w: _Writer, node: Node, operands: list[str]) -> None:
+    """Elements picked by number along the axis, for each element of a window its own; zeros where there are none."""
+    from onnx import TensorProto
+
+    (x,), g = node.operands, geometry(node.attrs)
+    number, boolean = _type(x.type), x.dtype.kind == "bool"
+    rank, n = x.type.rank, x.shape[g.axis]
+    at = (
+        np.arange(g.size).reshape([-1 if d == g.axis else 1 for d in range(rank)]) * g.stride
+        + np.arange(x.shape[g.taps]).reshape([-1 if d == g.taps else 1 for d in range(rank)]) * g.dilation
+        + g.offset
+    )
+    spots, inside = at // g.base, (at % g.base == 0) & (at // g.base >= 0) & (at // g.base < n)
+    zero = [1 if d == g.axis else m for d, m in enumerate(x.shape)]
+    nothing = w.constant(np.zeros(zero, x.dtype.numpy))
+    # the last element along the axis is a zero, for all that lie outside
+    longer = w.emit("Concat", [operands[0], nothing], axis=g.axis)
+    picks = w.constant(np.where(inside, spots, n).astype(np.int64))
+    wide = w.emit("Expand", [picks, w.ints(node.type.shape)])
+    if boolean:
+        longer = w.emit("Cast", [longer], to=TensorProto.INT32)
+    found = w.emit("GatherElements", [longer, wide], "" if boolean else w.result, axis=g.axis)
+    if boolean:
+        w.emit("Cast", [found], w.result, to=number)
+
+
 def _concat(w: _Writer, node: Node, operands: list[str]) -> None:
     w.emit("Concat", operands, w.result, axis=node.int("axis"))
 
@@ -343,7 +370,7 @@ def _trunc(w: _Writer, node: Node, operands: list[str]) -> None:
 _RULES: dict[str, _Rule] = {
     "const": _leaf, "iota": _leaf, "contract": _contract, "cast": _cast, "ne": _not_equal, "broadcast": _broadcast,
     "reshape": _reshape, "transpose": _transpose, "slice": _slice, "pad": _pad, "concat": _concat, "gather": _gather,
-    "scatter_add": _scatter_add, "rsqrt": _rsqrt, "exp2": _exp2, "log2": _log2, "trunc": _trunc,
+    "window": _window, "scatter_add": _scatter_add, "rsqrt": _rsqrt, "exp2": _exp2, "log2": _log2, "trunc": _trunc,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"), "reduce_min": _reduce("ReduceMin"),
     "reduce_any": _any_all("ReduceMax"), "reduce_all": _any_all("ReduceMin"), "argmax": _arg("ArgMax"),
     "argmin": _arg("ArgMin"),

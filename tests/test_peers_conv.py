@@ -151,28 +151,37 @@ def test_interpolation(mode: str) -> None:
         )  # fmt: skip
 
 
+SHAPE = (2, 3, 6, 5, 4)
+DIMENSIONS = (1, 2, 3)
+CONV = {"in_channels": 4, "out_channels": 6, "kernel_size": 3}
+UP = {**CONV, "stride": 2}
 # name, arguments of the layer, input
 LAYERS: list[tuple[str, dict[str, object], tuple[int, ...]]] = [
-    ("Conv1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1}, (2, 4, 9)),
-    ("Conv2d", {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "stride": 2, "groups": 2}, (2, 4, 9, 8)),
-    ("Conv2d", {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": "same", "bias": False}, (2, 4, 9, 8)),
-    ("Conv3d", {"in_channels": 2, "out_channels": 3, "kernel_size": 2, "dilation": 2}, (2, 2, 4, 5, 6)),
+    ("Conv1d", {**CONV, "padding": 1}, (2, 4, 9)),
+    ("Conv2d", {**UP, "kernel_size": (3, 2), "groups": 2}, (2, 4, 9, 8)),
+    ("Conv2d", {**CONV, "padding": "same", "bias": False}, (2, 4, 9, 8)),
+    ("Conv3d", {**CONV, "kernel_size": 2, "dilation": 2}, (2, 4, 4, 5, 6)),
     *(
-        ("Conv2d", {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "padding": (1, 2), "padding_mode": m}, (2, 3, 6, 7))
-        for m in ("reflect", "replicate", "circular")
+        ("Conv2d", {**CONV, "padding": (1, 2), "padding_mode": mode}, (2, 4, 6, 7))
+        for mode in ("reflect", "replicate", "circular")
     ),
-    ("Conv1d", {"in_channels": 3, "out_channels": 4, "kernel_size": 4, "padding": "same", "padding_mode": "reflect"}, (2, 3, 9)),
-    ("ConvTranspose1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2}, (2, 4, 5)),
-    ("ConvTranspose2d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, (2, 4, 5, 6)),
-    ("ConvTranspose3d", {"in_channels": 2, "out_channels": 3, "kernel_size": 2}, (1, 2, 3, 4, 3)),
+    ("Conv1d", {**CONV, "kernel_size": 4, "padding": "same", "padding_mode": "reflect"}, (2, 4, 9)),
+    ("ConvTranspose1d", UP, (2, 4, 5)),
+    ("ConvTranspose2d", {**UP, "padding": 1, "output_padding": 1, "groups": 2}, (2, 4, 5, 6)),
+    ("ConvTranspose3d", {**CONV, "kernel_size": 2}, (1, 4, 3, 4, 3)),
     ("MaxPool1d", {"kernel_size": 3}, (2, 4, 9)),
     ("MaxPool2d", {"kernel_size": 3, "stride": 2, "padding": 1}, (2, 4, 9, 8)),
     ("MaxPool3d", {"kernel_size": 2}, (1, 2, 4, 4, 4)),
     ("AvgPool1d", {"kernel_size": 3}, (2, 4, 9)),
     ("AvgPool2d", {"kernel_size": 3, "padding": 1, "count_include_pad": False}, (2, 4, 9, 8)),
     ("AvgPool3d", {"kernel_size": 2}, (1, 2, 4, 4, 4)),
-    *((f"Adaptive{k}Pool{d}d", {"output_size": 2}, (2, 3, 6, 5, 4)[: d + 2]) for k in ("Avg", "Max") for d in (1, 2, 3)),
-    *((f"{k}Pad{d}d", {"padding": 2}, (2, 3, 6, 5, 4)[: d + 2]) for k in ("Zero", "Reflection", "Replication", "Circular") for d in (1, 2, 3)),
+    *((f"AdaptiveAvgPool{d}d", {"output_size": 2}, SHAPE[: d + 2]) for d in DIMENSIONS),
+    *((f"AdaptiveMaxPool{d}d", {"output_size": 2}, SHAPE[: d + 2]) for d in DIMENSIONS),
+    *(
+        (f"{kind}Pad{d}d", {"padding": 2}, SHAPE[: d + 2])
+        for kind in ("Zero", "Reflection", "Replication", "Circular")
+        for d in DIMENSIONS
+    ),
     ("ReflectionPad2d", {"padding": (1, 2, 3, 0)}, (2, 3, 5, 6)),
     ("Upsample", {"scale_factor": 2}, (2, 3, 4, 5)),
     ("Upsample", {"size": (7, 9), "mode": "bilinear", "align_corners": True}, (2, 3, 4, 5)),
@@ -180,7 +189,7 @@ LAYERS: list[tuple[str, dict[str, object], tuple[int, ...]]] = [
     ("PixelUnshuffle", {"downscale_factor": 2}, (2, 3, 4, 6)),
     ("Unfold", {"kernel_size": 2}, (2, 3, 4, 5)),
     ("Fold", {"output_size": (4, 5), "kernel_size": 2}, (2, 12, 12)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

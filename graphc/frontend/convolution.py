@@ -165,6 +165,7 @@ def _convolution(
     if features % groups:
         raise call.error(ShapeError, f"expected groups that divide {features} output channels, got {groups}")
     _check_channels(call, x, channels * groups, rank, w)
+    _check_bias(call, b, features)
     low, high = _paddings(call, padding, kernel, strides, dilations)
     spatial = x.shape[-rank:]
     windows = sliding(call, spatial, kernel, strides, dilations, low, high)
@@ -186,6 +187,7 @@ def _transposed(
     if channels % groups:
         raise call.error(ShapeError, f"expected groups that divide {channels} input channels, got {groups}")
     _check_channels(call, x, channels, rank, w)
+    _check_bias(call, b, features * groups)
     for m, s, d in zip(more, strides, dilations, strict=True):
         if m >= max(s, d):
             raise call.error(
@@ -264,6 +266,11 @@ def _operands(
             ShapeError, f"expected an input [N, C, {_names(rank)}] or [C, {_names(rank)}], got {x.type!r}"
         )
     return x, w, rest[0] if rest else None
+
+
+def _check_bias(call: Call, bias: Value | None, features: int) -> None:
+    if bias is not None and bias.shape != (features,):
+        raise call.error(ShapeError, f"expected a bias of {features} elements, got {bias.type!r}")
 
 
 def _names(rank: int) -> str:

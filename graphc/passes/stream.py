@@ -21,6 +21,7 @@ from graphc.errors import ShapeError, TraceError
 from graphc.ir.graph import Attr, Builder, Graph, Node, Value
 from graphc.ir.inline import plain
 from graphc.ir.ops.contract import dimensions
+from graphc.ir.ops.window import geometry
 from graphc.ir.types import TensorType, i64
 
 
@@ -177,6 +178,7 @@ class _Streaming:
         rules: dict[str, Callable[[Node], Signal]] = {
             "broadcast": self._broadcast, "reshape": self._reshape, "transpose": self._transpose, "slice": self._slice,
             "pad": self._pad, "concat": self._concat, "contract": self._contract, "gather": self._gather,
+            "window": self._windows,
         }  # fmt: skip
         if "pointwise" in node.op.traits:
             rule: Callable[[Node], Signal] = self._pointwise
@@ -257,13 +259,13 @@ class _Streaming:
 
     def _broadcast(self, node: Node) -> Signal:
         (operand,) = node.operands
-        like, dims = self._signal(operand), node.ints("dims")
+        like, dims = self.signals[operand], node.ints("dims")  # a delay that is not made yet stays so
         axis = dims[like.axis]
         shape = _resized(node.type, axis, like.value.shape[like.axis]).shape
         return self._emit(node, [like.value], like, axis, shape=shape)
 
     def _transpose(self, node: Node) -> Signal:
-        like = self._signal(node.operands[0])
+        like = self.signals[node.operands[0]]
         return self._emit(node, [like.value], like, node.ints("perm").index(like.axis))
 
     def _reduce(self, node: Node) -> Signal:
@@ -318,13 +320,14 @@ class _Streaming:
 
     def _reshape(self, node: Node) -> Signal:
         (operand,) = node.operands
-        like, old, new = self._signal(operand), operand.shape, node.ints("shape")
+        like, old, new = self.signals[operand], operand.shape, node.ints("shape")
         before, length = prod(old[: like.axis]), old[like.axis]
         begins = [axis for axis in range(len(new)) if prod(new[:axis]) == before]
         for axis in begins:
             if new[axis] == length:
                 shape = _resized(TensorType(node.type.dtype, new), axis, like.value.shape[like.axis]).shape
                 return self._emit(node, [like.value], like, axis, shape=shape)
+        like = self._signal(operand)
         for axis in begins:
             if (
                 axis + 1 < len(new) and new[axis] > 1 and new[axis] * new[axis + 1] == length
@@ -369,6 +372,36 @@ class _Streaming:
         starts[like.axis], sizes[like.axis] = ahead % step, self._of_block(node, rate)
         made = self._emit(node, [like.value], like, start=tuple(starts), size=tuple(sizes), step=tuple(steps))
         return replace(made, rate=rate, lag=ahead // step)
+
+    def _windows(self, node: Node) -> Signal:
+        """Windows along time: the state keeps what those of the next block reach back to."""
+        (operand,) = node.operands
+        like, g, taps = self.signals[operand], geometry(node.attrs), operand.shape[node.int("taps")]
+        if like.axis == g.taps or (like.axis == g.axis and g.base > 1):
+            raise self._refusal(node, "windows of a signal, whose elements lie in it")
+        if like.axis != g.axis:
+            like = self._signal(operand)
+            return self._emit(node, [like.value], like)
+        if like.before and like.fill:
+            like = self._signal(operand)
+        # the zeros before the signal are those that windows find outside
+        reach, offset = (taps - 1) * g.dilation, g.offset - like.before
+        like = replace(like, before=0, fill=0)
+        if like.lag > 0 and offset + min(reach, 0) < 0:
+            like = self._masked(like, 0, 0)
+        # window o is known once its last element is: the block's windows end `ahead` elements before it does
+        ahead = max(like.lag + offset + max(reach, 0), 0)
+        past = max(ahead - like.lag - offset - min(reach, 0), 0)
+        rate = like.rate * g.stride
+        value = like.value
+        if past:
+            type = _resized(value.type, like.axis, past)
+            before, finish = self._kept("past", type, 0.0 if type.dtype.is_float else 0)
+            value = self.build.concat(before, value, axis=like.axis)
+            finish(self._window(value, like.axis, like.value.shape[like.axis], past))
+        first = past + ahead % g.stride + offset + like.lag - ahead
+        made = self._emit(node, [value], like, size=self._of_block(node, rate), offset=first)
+        return replace(made, rate=rate, lag=ahead // g.stride)
 
     def _pad(self, node: Node) -> Signal:
         (operand,) = node.operands

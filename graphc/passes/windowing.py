@@ -54,14 +54,15 @@ def window_of_transpose(build: Rewriter, node: Node) -> Outcome:
 def window_of_contract(build: Rewriter, node: Node) -> Outcome:
     """window(contract(a, b)) = contract(window(broadcast(a)), b) paired along k, where b alone has k and a slides
 
-    Not where the product is read elsewhere, and not of windows of one element: the product is smaller before them.
+    Not where the product is read elsewhere, and not where it is no larger than what windows make of it: of one element,
+    or of those that touch, whose adjoint this is.
     """
     match node:
         case Node(
             op=ops.window, operands=[Value(Node(op=ops.contract, operands=[a, b]) as inner) as product]
         ):
             g = geometry(node.attrs)
-            if product.shape[g.taps] == 1 or not build.single_use(product):
+            if product.shape[g.taps] <= g.base or not build.single_use(product):
                 return None
             d = dimensions(inner.attrs, a.type.rank, b.type.rank)
             batch, rows = len(d.lhs_batch), len(d.lhs_free)
@@ -136,6 +137,47 @@ def sum_of_contract(build: Rewriter, node: Node) -> Outcome:
             order = [i for i in perm if i not in summed]
             return build.transpose(made, perm=tuple(left.index(i) for i in order))
     return None
+
+
+@rewrite
+def windows_of_added_contractions(build: Rewriter, node: Node) -> Outcome:
+    """window(a + b) = window(a) + window(b), and Σ (a + b) = Σ a + Σ b in another order: where contractions take them in
+
+    Only where both do, by the rules above; a derivative of a derivative adds such products.
+    """
+    if node.op not in (ops.window, ops.reduce_sum):
+        return None
+    match node.operands[0]:
+        case Value(Node(op=pointwise.add, operands=[a, b])) as total:
+            if not (build.single_use(total) and _takes_in(build, a, node) and _takes_in(build, b, node)):
+                return None
+            parts = [build.settle(build.emit(node.op, [v], node.attrs))[0] for v in (a, b)]
+            return build.add(*parts)
+    return None
+
+
+def _takes_in(build: Rewriter, value: Value, node: Node) -> bool:
+    """True of a product that a window or a sum vanishes into, and of a sum of such products."""
+    match value:
+        case Value(Node(op=pointwise.add, operands=[a, b])):
+            return build.single_use(value) and all(_takes_in(build, v, node) for v in (a, b))
+    if not build.single_use(value):
+        return False
+    perm: Sequence[int] = range(value.type.rank)
+    match value:
+        case Value(Node(op=ops.transpose, operands=[x]) as inner):
+            perm, value = inner.ints("perm"), x
+    if value.node.op is not ops.contract or not build.single_use(value):
+        return False
+    left, right = value.node.operands
+    d = dimensions(value.node.attrs, left.type.rank, right.type.rank)
+    batch, rows = len(d.lhs_batch), len(d.lhs_batch) + len(d.lhs_free)
+    if node.op is ops.reduce_sum:
+        return any(perm[axis] < batch for axis in node.ints("axes"))
+    at = [perm[node.int(name)] for name in ("axis", "taps")]
+    if value.shape[at[1]] <= node.int("base"):
+        return False
+    return min(at) >= batch and (at[0] < rows) != (at[1] < rows)
 
 
 # ------------------------------------------------------------------------------------------------- zeros around
@@ -366,5 +408,6 @@ WINDOW_RULES = (
     window_of_transpose,
     window_of_contract,
     sum_of_contract,
+    windows_of_added_contractions,
     contract_of_padding_windows,
 )
