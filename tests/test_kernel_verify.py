@@ -106,7 +106,10 @@ RULES = [
     ("let %t: i64 = %n / 2", "let: expected floats as arguments of div, got i64"),
     ("let %t: i64 = exp(%n)", "let: expected floats as arguments of exp, got i64"),
     ("let %t: f64 = bitcast f64 %a", "let: expected a data type of 32 bits, got f64"),
-    ("let %t: bf16 = neg(cast bf16 %a)", "let: expected f32 in place of 16-bit floats as arguments of neg, got bf16"),
+    (
+        "let %t: bf16 = neg(cast bf16 %a)",
+        "let: expected f32 in place of 16-bit floats as arguments of neg, got bf16",
+    ),
     ("store %y[0] = 1.0:f64", "store: expected a value of type f32, got f64"),
     ("store %y[0:i32] = 1.0", "store: expected an index of type i64, got i32"),
     ("store %y[0] = load %x[0:i32]", "store: expected an index of type i64, got i32"),

@@ -21,6 +21,7 @@ from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
 from graphc.ir.loc import here
+from graphc.ir.scalar import cast_numpy
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
@@ -312,7 +313,11 @@ class Module:
         """
         from graphc.weights import load_weights
 
-        state = load_weights(path)
+        entries = self.entries
+        state = {
+            name: _narrowed(array, entries[name].type.dtype) if name in entries else array
+            for name, array in load_weights(path).items()
+        }
         problems = self._problems(state)
         if problems:
             raise ArtifactError(f"{path}: {'; '.join(problems)}")
@@ -457,9 +462,18 @@ def _traced(value: Tensor) -> Array:
     return value if isinstance(value, Array) else asarray(value)
 
 
+def _narrowed(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Weights of 16 bits, which are read as f32, in their own type again, where that loses nothing."""
+    if not dtype.is_half or array.dtype != np.float32:
+        return array
+    half = cast_numpy(array, dtype.numpy)
+    return half if np.array_equal(half.astype(np.float32), array, equal_nan=True) else array
+
+
 def _input_array(value: object, dtype: DType) -> np.ndarray:
     array = np.asarray(value)
-    return array.astype(dtype.numpy, copy=False) if array.dtype.kind == "f" else array
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(dtype.numpy, copy=False) if is_float else array
 
 
 class Sequential(Module):
