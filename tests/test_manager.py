@@ -65,7 +65,8 @@ def test_text_of_a_pipeline_gives_its_passes_and_back(text: str, passes: tuple[P
     [
         (
             "simplfy",
-            "pipeline: expected a pass of simplify, vjp, mixed, fuse, unfuse, verify, got 'simplfy' (did you mean 'simplify'?)",
+            "pipeline: expected a pass of simplify, vjp, mixed, fuse, unfuse, verify, "
+            "got 'simplfy' (did you mean 'simplify'?)",
         ),
         ("vjp{wtr=x}", "pipeline: vjp: expected an option of wrt, seeds, got 'wtr' (did you mean 'wrt'?)"),
         ("fuse{all}", "pipeline: fuse: expected no option, got 'all'"),
