@@ -1,6 +1,6 @@
 """Trains an MLP on scikit-learn's 1,797 handwritten digits and checks that its saved weights predict the same.
 
-    python examples/digits.py [--target interpreter] [--seed N] [--out FOLDER]
+    python examples/digits.py [--target interpreter] [--precision f16] [--seed N] [--out FOLDER]
 
 Needs ``pip install graphc[demo]`` (scikit-learn, matplotlib, tqdm, safetensors). Data: E. Alpaydin and C. Kaynak,
 Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
@@ -43,6 +43,7 @@ def predict(model: nn.Module, x: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train an MLP on handwritten digits.")
     parser.add_argument("--target", default="cpu", help="cpu (default), cuda, or interpreter (numpy)")
+    parser.add_argument("--precision", default="f32", help="f32 (default), bf16 or f16: of what products read")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the batches")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for weights and plot")
     parser.add_argument(
@@ -71,6 +72,7 @@ def main() -> None:
         callbacks=[graphc.EarlyStopping(patience=20)],
         seed=options.seed,
         target=options.target,
+        precision=options.precision,
     )
     history.plot(options.out / "history.png")
     step = history.step

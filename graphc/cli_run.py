@@ -18,7 +18,7 @@ import numpy as np
 
 from graphc.cli_source import add_source, read_graph
 from graphc.errors import ArgumentError, ArtifactError
-from graphc.ir.files import write_atomically
+from graphc.ir.files import named_bfloat16, write_atomically
 from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.types import DTYPES
@@ -132,7 +132,7 @@ def read_npz(name: str) -> dict[str, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ArtifactError(f"{name}: expected an .npz archive, got a single .npy array")
             with archive:
-                return {key: archive[key] for key in archive.files}
+                return {key: named_bfloat16(archive[key]) for key in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(f"{name}: expected an .npz archive of plain arrays, got {error}") from None
 

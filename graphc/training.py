@@ -84,8 +84,8 @@ def fit(
     `memory_budget` is that of `compile`, for a step: at most so many bytes for what lies between weights and losses.
 
     With `precision` "bf16" or "f16" the products of a step read numbers of 16 bits and are summed in f32, forwards and
-    backwards; weights, losses and the optimiser stay f32 (`graphc.passes.mixed`), and so does validation. With "f16" the
-    loss is scaled, and a step whose gradients are not finite is left out (`LossScaling`).
+    backwards; weights, losses and the optimiser stay f32 (`graphc.passes.mixed`), and so does validation. On a GPU tensor
+    cores do that. With "f16" the loss is scaled, and a step whose gradients are not finite is left out (`LossScaling`).
 
     Numbers of an epoch are means over its batches, weighted by rows; those of training are taken during the epoch,
     so the weights change under them. Ctrl-C ends the training as a callback would: the weights, the best ones with
@@ -152,7 +152,7 @@ class Task:
 
     @property
     def tensor_cores(self) -> Precision:
-        """How a GPU multiplies in a step: what is rounded to 16 bits already loses nothing there."""
+        """How a GPU multiplies in a step: its tensor cores round what they read, so that the graph stays as it is."""
         return cast("Precision", self.precision) if is_cuda(self.target) else "f32"
 
     def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
@@ -216,7 +216,7 @@ class Task:
             return scaled, (new_buffers, {"loss": loss, **self._scores(prediction, y)})
 
         derived = value_and_grad(objective, has_aux=True)
-        if self.precision != "f32":
+        if self.precision != "f32" and not is_cuda(self.target):
             derived = mixed_precision(derived, self.precision)
         (_, (new_buffers, numbers)), grads = cast("Differentiated", derived)(params)
         return grads, new_buffers, random, numbers

@@ -56,7 +56,7 @@ def save_weights(weights: HasWeights | Mapping[str, np.ndarray], path: str | os.
             raise ArtifactError(f"{path}: save_weights: expected names that are strings, got {name!r}")
         given = np.asarray(array)
         kind = given.dtype.newbyteorder("=")
-        if kind not in _NUMPY:
+        if kind not in _NUMPY and kind.name != "bfloat16":
             raise ArtifactError(
                 f"{path}: save_weights: {name}: expected an array of numbers, got {given.dtype}"
             )

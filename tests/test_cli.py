@@ -210,7 +210,7 @@ def test_ops_lists_every_op(capsys: Captured) -> None:
 def test_ops_explains_one(capsys: Captured) -> None:
     assert main(["ops", "tanh"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("### tanh\n") and "derivative" in out and "f64, f32" in out
+    assert out.startswith("### tanh\n") and "derivative" in out and "f64, f32, bf16, f16" in out
 
 
 def test_info_names_versions_machine_and_variables(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -288,7 +288,8 @@ GOOD: dict[str, np.ndarray] = {
         ),
         (
             lambda d: ["opt", _write(d / "f.gir", MLP), "-p", "simplif"],
-            "pipeline: expected a pass of simplify, vjp, fuse, unfuse, verify, got 'simplif' (did you mean 'simplify'?)",
+            "pipeline: expected a pass of simplify, vjp, mixed, fuse, unfuse, verify, "
+            "got 'simplif' (did you mean 'simplify'?)",
         ),
         (
             lambda d: ["opt", _write(d / "f.gir", MLP), "-p", "vjp{wrt=b}"],

@@ -106,7 +106,10 @@ RULES = [
     ("let %t: i64 = %n / 2", "let: expected floats as arguments of div, got i64"),
     ("let %t: i64 = exp(%n)", "let: expected floats as arguments of exp, got i64"),
     ("let %t: f64 = bitcast f64 %a", "let: expected a data type of 32 bits, got f64"),
-    ("let %t: bf16 = cast bf16 %a", "let: expected a data type with arithmetic, got bf16"),
+    (
+        "let %t: bf16 = neg(cast bf16 %a)",
+        "let: expected f32 in place of 16-bit floats as arguments of neg, got bf16",
+    ),
     ("store %y[0] = 1.0:f64", "store: expected a value of type f32, got f64"),
     ("store %y[0:i32] = 1.0", "store: expected an index of type i64, got i32"),
     ("store %y[0] = load %x[0:i32]", "store: expected an index of type i64, got i32"),
@@ -182,7 +185,6 @@ RULES = [
         "alloc: expected strides of %r that keep its elements apart, got (1, 1)",
     ),
     ("alloc %r: f32[2] strides(-1) stack", "alloc: expected strides of %r from 0 on, got (-1,)"),
-    ("alloc %r: bf16[4] stack", "alloc: expected a data type with arithmetic for %r, got bf16"),
     (
         "for %i = 0 to 4 step 1 thread { alloc %r: f32[4] shared }",
         "alloc: expected shared buffer %r allocated outside of thread loops, got inside",
@@ -308,7 +310,7 @@ BUILT = [
     (put(Cast(f32, Const(i32, 2**31))), "expected a constant that i32 holds, got 2147483648"),
     (put(Cast(f32, Const(i64, 1.5))), "expected a constant that i64 holds, got 1.5"),
     (put(Cast(f32, Const(bool_, 2))), "expected a constant that bool holds, got 2"),
-    (put(Cast(f32, Const(bf16, 1.0))), "expected a data type with arithmetic, got bf16"),
+    (put(Cast(f32, Const(bf16, 0.1))), "expected a constant that bf16 holds, got 0.1"),
     (built(loop(Var("a"), 0, 4, [])), "for: expected a new name, got %a, which is already defined"),
     (built(loop(ROW, 0, 4, []), Let(Var("x", i64), Const(i64, 1))), "let: expected a new name, got %x"),
     (built(For(Var("i", i32), Const(i64, 0), Const(i64, 4), ())), "for: expected loop variable %i of type i64, got i32"),

@@ -65,9 +65,10 @@ def test_text_of_a_pipeline_gives_its_passes_and_back(text: str, passes: tuple[P
     [
         (
             "simplfy",
-            "pipeline: expected a pass of simplify, vjp, jvp, inline, remat, fuse, unfuse, verify, got 'simplfy' "
-            "(did you mean 'simplify'?)",
+            "pipeline: expected a pass of simplify, vjp, jvp, mixed, inline, remat, fuse, unfuse, verify, "
+            "got 'simplfy' (did you mean 'simplify'?)",
         ),
+        ("mixed{dtype=[f16,bf16]}", "pipeline: mixed: dtype: expected one word, got [f16,bf16]"),
         ("vjp{wtr=x}", "pipeline: vjp: expected an option of wrt, seeds, got 'wtr' (did you mean 'wrt'?)"),
         ("fuse{all}", "pipeline: fuse: expected no option, got 'all'"),
         ("vjp{seeds=maybe}", "pipeline: vjp: seeds: expected true or false, got 'maybe'"),

@@ -268,7 +268,7 @@ def test_extrema_pass_nan_on() -> None:
     [
         ("add", [f32[2], f32[3]], {}, ShapeError, "add: expected equal shapes, got f32[2], f32[3]"),
         ("add", [f32[2], f64[2]], {}, DTypeError, "add: expected equal data types, got f32[2], f64[2]"),
-        ("exp", [i32[2]], {}, DTypeError, "exp: expected one of f64, f32, got i32"),
+        ("exp", [i32[2]], {}, DTypeError, "exp: expected one of f64, f32, bf16, f16, got i32"),
         ("add", [f32[2]], {}, VerifyError, "add: expected 2 operands, got 1"),
         (
             "reduce_sum",

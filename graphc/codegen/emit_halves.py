@@ -54,9 +54,8 @@ def rounded(w: Writer, x: Value, dtype: DType) -> Value:
     rebiased = w.binary("sub", size, w.const(u32, 112 << 23, lanes))
     normal = _shift(w, "lshr", w.binary("add", rebiased, _half_of_the_last(w, size, 13)), 13)
     # Subnormal ones: beside 1/2, whose last bit is 2^-24, the addition rounds to multiples of that.
-    half = w.const(f32, 0.5, lanes)
-    beside = w.convert("bitcast", w.binary("fadd", w.convert("bitcast", size, f32), half), u32)
-    subnormal = w.binary("sub", beside, w.const(u32, 0x3F000000, lanes))
+    beside = w.binary("fadd", w.convert("bitcast", size, f32), w.const(f32, 0.5, lanes))
+    subnormal = w.binary("sub", w.convert("bitcast", beside, u32), w.const(u32, 0x3F000000, lanes))
     number = w.select(w.compare("ult", size, w.const(u32, 113 << 23, lanes)), subnormal, normal)
     number = w.select(
         w.compare("uge", size, w.const(u32, (127 + 16) << 23, lanes)), w.const(u32, 0x7C00, lanes), number

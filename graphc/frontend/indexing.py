@@ -218,6 +218,8 @@ def _indices(call: Call, array: Array | np.ndarray, n: int) -> Value:
     value = call.trace.lift(array)
     if value.dtype.kind == "uint":
         return call.cast(value, i32 if value.dtype.bits < 32 else i64)
+    if value.dtype.is_integer and value.dtype.bits < 32:
+        value = call.cast(value, i32)
     if value.dtype not in (i32, i64):
         raise call.error(DTypeError, f"expected integer indices, got {value.dtype.name}")
     negative = call.build.lt(value, call.build.splat(0, value.type))

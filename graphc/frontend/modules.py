@@ -22,6 +22,7 @@ from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
 from graphc.frontend.tree import flatten
 from graphc.ir.loc import here
+from graphc.ir.scalar import cast_numpy
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
@@ -315,7 +316,11 @@ class Module:
         """
         from graphc.weights import load_weights
 
-        state = load_weights(path)
+        entries = self.entries
+        state = {
+            name: _narrowed(array, entries[name].type.dtype) if name in entries else array
+            for name, array in load_weights(path).items()
+        }
         problems = self._problems(state)
         if problems:
             raise ArtifactError(f"{path}: {'; '.join(problems)}")
@@ -485,6 +490,14 @@ def _traced_input(value: Input) -> Input:
     return value if value is None or isinstance(value, (bool, str)) else _traced(value)
 
 
+def _narrowed(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Weights of 16 bits, which are read as f32, in their own type again, where that loses nothing."""
+    if not dtype.is_half or array.dtype != np.float32:
+        return array
+    half = cast_numpy(array, dtype.numpy)
+    return half if np.array_equal(half.astype(np.float32), array, equal_nan=True) else array
+
+
 def _input(value: Input, dtype: DType) -> Input:
     """An argument with its arrays as numpy's, floats in the model's data type; settings stay."""
     if isinstance(value, tuple):
@@ -492,4 +505,5 @@ def _input(value: Input, dtype: DType) -> Input:
     if value is None or isinstance(value, (bool, str)):
         return value
     array = np.asarray(value)
-    return array.astype(dtype.numpy, copy=False) if array.dtype.kind == "f" else array
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(dtype.numpy, copy=False) if is_float else array

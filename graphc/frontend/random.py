@@ -105,7 +105,7 @@ def bits(key: ArrayLike, shape: Shape = ()) -> Array:
 def uniform(
     key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32, low: float = 0.0, high: float = 1.0
 ) -> Array:
-    """Uniform numbers in [low, high): multiples of 2**-24 (f32) or 2**-53 (f64), scaled.
+    """Uniform numbers in [low, high): multiples of 2**-24 (f32), 2**-53 (f64), 2**-11 (f16) or 2**-8 (bf16), scaled.
 
     Raises `ArgumentError` for bounds that are not finite or in the wrong order, `DTypeError` for other data types.
 
@@ -123,7 +123,7 @@ def uniform(
     scaled = unit * (high - low) + low
     # the sum may round up to `high`, which is not part of the interval
     last = np.nextafter(target.numpy.type(high), target.numpy.type(low))
-    return F.minimum(scaled, float(last)) if low != 0 else scaled
+    return F.minimum(scaled, float(last)) if low != 0 or target.is_half else scaled
 
 
 def normal(
@@ -153,7 +153,8 @@ def normal(
         turn = call.wrap(call.cast(call.cast(first[1], i32), f32)) * 2.0**-31
     draws = F.sqrt(-2.0 * F.log(u)) * F.cos(turn * math.pi)
     draws = draws if std == 1 else draws * std
-    return draws if mean == 0 else draws + mean
+    draws = draws if mean == 0 else draws + mean
+    return call.wrap(call.value(draws, target))  # 16-bit floats are rounded from f32
 
 
 def bernoulli(key: ArrayLike, p: ArrayLike = 0.5, shape: Shape | None = None) -> Array:
@@ -271,7 +272,10 @@ def _words(call: Call, key: ArrayLike, shape: Shape, stream: int) -> tuple[Value
 
 
 def _unit(call: Call, words: tuple[Value, Value], dtype: DType) -> Value:
-    """Multiples of 2**-24 or 2**-53 in [0, 1). The bits go through i32, whose conversion every machine has."""
+    """Multiples of 2**-24 or 2**-53 in [0, 1). The bits go through i32, whose conversion every machine has.
+
+    A float of 16 bits takes as many as its significand has.
+    """
 
     def top(word: Value, count: int) -> Array:
         shifted = call.build.shr(word, call.splat(32 - count, word.type))
@@ -279,7 +283,8 @@ def _unit(call: Call, words: tuple[Value, Value], dtype: DType) -> Value:
 
     if dtype is f64:
         return (top(words[0], 27) * 2.0**-27 + top(words[1], 26) * 2.0**-53).value
-    return (top(words[0], 24) * 2.0**-24).value
+    count = dtype.mantissa + 1
+    return (top(words[0], count) * 2.0**-count).value
 
 
 def _joined(call: Call, first: Value, second: Value) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 from graphc.errors import ArtifactError, ParseError
 from graphc.ir.graph import Graph
 from graphc.ir.parser import parse
+from graphc.ir.types import bf16
 from graphc.ir.verify import verify
 
 
@@ -86,7 +87,7 @@ def _read_constants(path: Path) -> dict[str, np.ndarray]:
         return {}  # the parser says which constant is missed, where one is
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: named_bfloat16(archive[name]) for name in archive.files}
     except (
         OSError,
         ValueError,
@@ -100,6 +101,16 @@ def _read_constants(path: Path) -> dict[str, np.ndarray]:
         raise ArtifactError(
             f"{path}: expected an .npz file of constants, got {type(error).__name__}: {error}"
         ) from None
+
+
+def named_bfloat16(array: np.ndarray) -> np.ndarray:
+    """An array of a NumPy file, in which bf16 has no name: it is there as two bytes an element of no type.
+
+    >>> from graphc.ir.types import bf16
+    >>> named_bfloat16(np.ones(2, bf16.numpy).view("V2")).dtype
+    dtype(bfloat16)
+    """
+    return array.view(bf16.numpy) if array.dtype == np.dtype("V2") else array
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:

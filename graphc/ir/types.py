@@ -172,7 +172,8 @@ def _bfloat16() -> np.dtype:
             "bf16: expected the package ml_dtypes, whose bfloat16 NumPy's arrays have, got none: "
             "pip install 'graphc[bfloat16]'"
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    kind: np.dtype = np.dtype(ml_dtypes.bfloat16)
+    return kind
 
 
 def dtype_of(numpy_dtype: np.dtype | type | str) -> DType:

@@ -381,9 +381,15 @@ class _Fusion:
     # ----------------------------------------------------------------------------------- diagonals into the operands
 
     def _fold_diagonals_into_operands(self) -> None:
-        """A marked diagonal that no contraction's store could take is computed in the operands that it scales."""
+        """A marked diagonal that no contraction's store could take is computed in the operands that it scales.
+
+        So is the rounding of an input to 16 bits: copies of all weights would take more memory than is saved elsewhere.
+        """
         for group in dict.fromkeys(self.group_of[n] for n in self.compute):
-            if group.kind != "map" or not any("diagonal" in n.attrs for n in group.nodes):
+            if group.kind != "map" or not (
+                any("diagonal" in n.attrs for n in group.nodes)
+                or all(map(self._rounds_an_input, group.nodes))
+            ):
                 continue
             if any(v in self.outputs for n in group.nodes for v in n.results) or not all(
                 map(is_cheap, group.nodes)
@@ -395,6 +401,9 @@ class _Fusion:
                     user.prologue.update(group.nodes)
                 for node in group.nodes:
                     del self.group_of[node]
+
+    def _rounds_an_input(self, node: Node) -> bool:
+        return node.op is cast and node.type.dtype.is_half and self._is_stored(node.operands[0].node)
 
     def _feeds_operands(self, group: _Group, user: _Group) -> bool:
         """True if `user` reads the group only as direct operands of its contraction."""

@@ -256,11 +256,15 @@ class _PipelineText:
         given[key] = self._converted(pass_type.name, key, value, options[key])
 
     def _converted(self, owner: str, key: str, value: str | tuple[str, ...], default: Option) -> Option:
-        """The value as an option whose default is `default`: a bool, or else a list of words."""
+        """The value as an option whose default is `default`: a bool, a word, or else a list of words."""
         if isinstance(default, bool):
             if value not in ("true", "false"):
                 raise ArgumentError(f"pipeline: {owner}: {key}: expected true or false, got {_shown(value)}")
             return value == "true"
+        if isinstance(default, str):
+            if not isinstance(value, str):
+                raise ArgumentError(f"pipeline: {owner}: {key}: expected one word, got {_shown(value)}")
+            return value
         return value if isinstance(value, tuple) else (value,)
 
     def _list(self) -> tuple[str, ...]:

@@ -388,7 +388,8 @@ def holds_all(wide: DType, narrow: DType) -> bool:
         return wide.mantissa >= narrow.mantissa and wide.exponent >= narrow.exponent
     value_bits = narrow.bits - (narrow.kind == "int")
     if wide.is_float:
-        return value_bits <= min(wide.mantissa + 1, 2 ** (wide.exponent - 1) - 1)
+        largest_power = (1 << wide.exponent - 1) - 1
+        return value_bits <= min(wide.mantissa + 1, largest_power)
     if narrow.kind == "int" and wide.kind == "uint":
         return False
     return value_bits <= wide.bits - (wide.kind == "int")

@@ -31,7 +31,8 @@ def numpy_dtype(name: np.dtype | str) -> np.dtype:
             "bfloat16: expected the package ml_dtypes, whose type NumPy's arrays have, got none: "
             "pip install 'graphc[bfloat16]'"
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    kind: np.dtype = np.dtype(ml_dtypes.bfloat16)
+    return kind
 
 
 def is_known(kind: np.dtype) -> bool:
