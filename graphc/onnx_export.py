@@ -150,12 +150,20 @@ class _Writer:
         self._taken.add(name)
         return name
 
-    def emit(self, op: str, operands: Sequence[str], result: str = "", domain: str = "", **attrs: Any) -> str:
-        """Adds a node and gives its result's name: a fresh one where none is asked for."""
+    def emit(
+        self,
+        op: str,
+        operands: Sequence[str],
+        result: str = "",
+        domain: str = "",
+        unread: Sequence[str] = (),
+        **attrs: Any,
+    ) -> str:
+        """Adds a node and gives its result's name: a fresh one where none is asked for; it comes after `unread` ones."""
         from onnx import helper
 
         name = result or self.fresh(f"{self.result}/{op}")
-        made = helper.make_node(op, operands, [name], name=name, domain=domain, **attrs)
+        made = helper.make_node(op, operands, [*unread, name], name=name, domain=domain, **attrs)
         if self.node is not None and self.node.loc != UNKNOWN:
             made.doc_string = repr(self.node.loc)
         self.nodes.append(made)
@@ -250,6 +258,15 @@ def _arg(op: str) -> _Rule:
         w.emit("Cast", [w.emit(op, operands, axis=axis, keepdims=0)], w.result, to=_type(node.type))
 
     return rule
+
+
+def _argsort(w: _Writer, node: Node, operands: list[str]) -> None:
+    """All of TopK, whose ties go to the lower index; where NaN stands ONNX leaves open."""
+    axis, largest = node.int("axis"), int(bool(node.attrs["descending"]))
+    count = w.ints([node.type.shape[axis]])
+    values = w.fresh(f"{w.result}/values")
+    positions = w.emit("TopK", [operands[0], count], unread=[values], axis=axis, largest=largest, sorted=1)
+    w.emit("Cast", [positions], w.result, to=_type(node.type))
 
 
 def _cast(w: _Writer, node: Node, operands: list[str]) -> None:
@@ -373,5 +390,5 @@ _RULES: dict[str, _Rule] = {
     "window": _window, "scatter_add": _scatter_add, "rsqrt": _rsqrt, "exp2": _exp2, "log2": _log2, "trunc": _trunc,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"), "reduce_min": _reduce("ReduceMin"),
     "reduce_any": _any_all("ReduceMax"), "reduce_all": _any_all("ReduceMin"), "argmax": _arg("ArgMax"),
-    "argmin": _arg("ArgMin"),
+    "argmin": _arg("ArgMin"), "argsort": _argsort,
 }  # fmt: skip

@@ -216,6 +216,14 @@ def _cumulative(build: Builder, x: Value, w: Value) -> list[Value]:
     ]
 
 
+def _sort(build: Builder, x: Value, w: Value) -> list[Value]:
+    return [
+        build.argsort(x, axis=1, descending=False),
+        build.argsort(build.transpose(x, perm=(1, 0)), axis=1, descending=True),
+        build.argsort(x, axis=0, descending=True),
+    ]
+
+
 @pytest.mark.parametrize("dtype", [f32, f64], ids=repr)
 @pytest.mark.parametrize(
     ("kind", "body"),
@@ -225,6 +233,7 @@ def _cumulative(build: Builder, x: Value, w: Value) -> list[Value]:
         ("contract", _contract),
         ("scatter", _scatter),
         ("cumulative", _cumulative),
+        ("sort", _sort),
     ],
 )
 def test_interpreted_kernels_of_each_schedule_equal_the_graph(kind: str, body: object, dtype: DType) -> None:

@@ -36,6 +36,7 @@ MANY = [
     "exp2",
     "expm1",
     "log1p",
+    "erfinv",
     "shl",
     "shr",
     "threefry0",

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import graphc
 from graphc import nn, random
@@ -59,6 +60,18 @@ def test_normal_initialisers_have_their_deviation(initializer: Initializer, draw
     assert (abs(x) > std).mean() == pytest.approx(0.3173, abs=0.02)
 
 
+@pytest.mark.parametrize("drawn", [from_seed, from_key])
+@pytest.mark.parametrize("settings", [(0, 1, -2, 2), (0.5, 0.02, -2, 2), (1, 2, 2, 3), (0, 1, -0.1, 4)])
+def test_truncated_normal_numbers_have_their_distribution_function(
+    settings: tuple[float, ...], drawn: object
+) -> None:
+    mean, std, low, high = settings
+    x = drawn(init.trunc_normal(*settings)).reshape(-1).astype(np.float64)  # type: ignore[operator]
+    assert low - 1e-6 <= x.min() and x.max() <= high + 1e-6
+    exact = stats.truncnorm((low - mean) / std, (high - mean) / std, mean, std)
+    assert stats.kstest(x, exact.cdf).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4), (3, 2, 5)])
 def test_orthogonal_rows_or_columns_are_orthonormal(shape: tuple[int, ...]) -> None:
     w = init.draw(init.orthogonal(2.0), 1, shape).reshape(shape[0], -1) / 2
@@ -92,6 +105,12 @@ def test_wrong_settings_are_refused() -> None:
         ),
         (lambda: init.kaiming_normal(mode="fan"), "kaiming: mode: expected 'fan_in' or 'fan_out', got 'fan'"),
         (lambda: init.kaiming_normal(nonlinearity="x"), "gain: expected one of leaky_relu, linear"),
+        (lambda: init.trunc_normal(std=0), "trunc_normal: expected a finite mean and std > 0, got 0.0 and 0"),
+        (
+            lambda: init.trunc_normal(0, 1, 2, -2),
+            "expected low < high within 6 std of the mean, got 2 and -2",
+        ),
+        (lambda: init.trunc_normal(0, 1, 8, 9), "expected low < high within 6 std of the mean, got 8 and 9"),
         (lambda: from_key(init.orthogonal()), "expected a seed, got a traced key"),
     ):
         with pytest.raises(ArgumentError) as caught:

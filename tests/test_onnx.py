@@ -84,6 +84,8 @@ def test_every_op_that_is_written_means_the_same(name: str) -> None:
         for graph, arrays in samples(op, dtype):
             if name in ("gather", "scatter_add"):  # ONNX leaves an index out of range undefined
                 arrays[1] = np.asarray(arrays[1] % arrays[0].shape[graph.nodes[0].int("axis")])
+            if name == "argsort":  # and so the place of NaN
+                arrays[0] = np.nan_to_num(arrays[0], nan=0.5) if dtype.is_float else arrays[0]
             try:
                 got = run(graph, arrays)
             except CompileError:

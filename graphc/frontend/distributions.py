@@ -81,6 +81,7 @@ def exponential(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Ar
     Raises `DTypeError` for other types than floats.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: exponential(key, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -92,6 +93,7 @@ def laplace(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Laplace numbers with density exp(-|x|) / 2: exponential ones with a random sign.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: laplace(key, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -104,6 +106,7 @@ def logistic(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array
     """Logistic numbers, whose distribution function is the sigmoid: ±ln((1 - t) / t) with t uniform up to 1/2.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: logistic(key, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -116,6 +119,7 @@ def cauchy(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Cauchy numbers with density 1 / (pi (1 + x**2)): ±cot(pi t) with t uniform up to 1/2.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: cauchy(key, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -131,6 +135,7 @@ def gumbel(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     -2.8 or -3.6, beyond which lie 2**-24 or 2**-53 of the numbers.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: gumbel(key, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -157,6 +162,7 @@ def truncated_normal(
     tell numbers apart and draws become coarse. Raises `ArgumentError` where Python numbers are in the wrong order.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: truncated_normal(key, -2, 2, (3, 5)), u32[2]).output_types
     (f32[3,5],)
     """
@@ -208,6 +214,7 @@ def gamma(key: ArrayLike, a: ArrayLike, shape: Shape | None = None, dtype: DType
     `ArgumentError` for a Python number that isn't greater than 0.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: gamma(key, 2.5, (3, 5)), u32[2]).output_types
     (f32[3,5],)
     """
@@ -224,6 +231,7 @@ def beta(
     Proposals and errors are those of `gamma`; no derivative by `a` and `b`.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: beta(key, 2.0, 3.0, 4), u32[2]).output_types
     (f32[4],)
     """
@@ -242,6 +250,7 @@ def dirichlet(key: ArrayLike, concentration: ArrayLike, shape: Shape = (), dtype
     Gamma numbers over their sum, by logarithms; else as `gamma`. Raises `ShapeError` for a scalar concentration.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: dirichlet(key, [1.0, 2.0, 3.0], 4), u32[2]).output_types
     (f32[4,3],)
     """
@@ -259,6 +268,7 @@ def student_t(key: ArrayLike, df: ArrayLike, shape: Shape | None = None, dtype: 
     Else as `gamma`.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: student_t(key, 4.0, 3), u32[2]).output_types
     (f32[3],)
     """
@@ -282,6 +292,7 @@ def poisson(key: ArrayLike, lam: ArrayLike, shape: Shape | None = None, dtype: D
     below 1e-12 each. Raises `ArgumentError` for a negative Python number, `DTypeError` for a type that isn't an integer's.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key: poisson(key, 2.5, (3, 5)), u32[2]).output_types
     (i32[3,5],)
     """
@@ -345,6 +356,7 @@ def categorical(key: ArrayLike, logits: ArrayLike, axis: int = -1, shape: Shape 
     axes broadcast; by default it is theirs. Raises `ShapeError` where it doesn't fit.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key, x: categorical(key, x), u32[2], f32[3, 5]).output_types
     (i32[3],)
     """
@@ -371,6 +383,7 @@ def permutation(key: ArrayLike, x: int | ArrayLike, axis: int = 0) -> Array:
     their order. Raises `ArgumentError` for a negative number.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key, x: (permutation(key, 5), permutation(key, x, axis=1)), u32[2], f32[2, 3]).output_types
     (i32[5], f32[2,3])
     """
@@ -407,6 +420,7 @@ def choice(
     Them, ICML 2019). Raises `ArgumentError` where there are too few, `ShapeError` unless `p` has one number for each.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key, x: choice(key, x, 3, replace=False), u32[2], f32[5, 2]).output_types
     (f32[3,2],)
     """
@@ -452,6 +466,7 @@ def multivariate_normal(
     Axes before the last (of L: the last two) broadcast. Raises `ShapeError` where sizes don't fit.
 
     >>> from graphc.frontend.tracer import trace
+    >>> from graphc.ir.types import u32
     >>> trace(lambda key, m, c: multivariate_normal(key, m, c, 4), u32[2], f32[3], f32[3, 3]).output_types
     (f32[4,3],)
     """

@@ -104,7 +104,7 @@ def nextafter(x1: ArrayLike, x2: ArrayLike) -> Array:
 
     up = build.lt(a, b)
     size = build.abs(a)
-    small = build.lt(size, splat(0.5 * least / unit**2))
+    small = build.lt(size, splat(0.5 / unit**2 * least))
     scaled = build.select(small, build.mul(a, splat(1 / unit)), a)
     step = build.mul(splat(unit * (1 + 2 * unit)), build.abs(scaled))
     moved = build.add(scaled, build.select(up, step, build.neg(step)))

@@ -3,7 +3,7 @@
 In: a region with one argsort. Out: a kernel. Runs of at most 8 elements are put in order by counting, for each element,
 those that come before it: every pair is compared once, without branches. Runs are then merged, twice as long each time,
 between two halves of scratch memory that hold elements and positions (D. E. Knuth, The Art of Computer Programming 3,
-5.2.4); every loop's bounds are constants. Short lines along another axis than the last are counted in vectors, one line
+5.2.4), two whole runs from both ends at once; every loop's bounds are constants. Short lines along another axis than the last are counted in vectors, one line
 a lane.
 """
 
@@ -186,6 +186,8 @@ class _Line:
             if count <= width:  # there is no second run
                 where = (index(half), first + k)
                 return [loop(k, 0, count, give(k, Load(keys, where), Load(positions, where)))]
+            if count == 2 * width:
+                return self._merge_from_both_ends(width, half, first, give)
             left, right = (
                 Buffer(self.names.fresh(stem), i64, (), space="reg", access="local")
                 for stem in ("left", "right")
@@ -200,12 +202,9 @@ class _Line:
             b = self._let(inner, "key", Load(keys, b_at))
             before = Apply("and", (Apply("lt", (j, index(count))), comes_before(b, a, self.descending)))
             second = self._let(inner, "second", Apply("or", (Apply("ge", (i, index(width))), before)))
-            key = self._let(inner, "key", Apply("select", (second, b, a)))
-            position = self._let(
-                inner, "position", Apply("select", (second, Load(positions, b_at), Load(positions, a_at)))
-            )
-            inner += give(k, key, position)
             step = self._let(inner, "step", Cast(i64, second))
+            where = (index(half), self._either(inner, step, a_at[1], b_at[1]))
+            inner += give(k, Load(keys, where), Load(positions, where))
             inner += [store(left, (), i + (index(1) - step)), store(right, (), j + step)]
             return [
                 Alloc(left),
@@ -216,6 +215,42 @@ class _Line:
             ]
 
         return body
+
+    def _merge_from_both_ends(
+        self, width: int, half: int, first: Expr, give: Callable[[Expr, Expr, Expr], list[Stmt]]
+    ) -> list[Stmt]:
+        """Two whole runs: in each step the smallest of what is left goes to the front and the greatest to the end.
+
+        After fewer than `width` steps neither end has left its runs, so nothing is checked; and the two ends don't wait
+        for each other, which is most of the time that a merge takes.
+        """
+        keys, positions = self.scratch
+        k = self.names.var("k")
+        ends: list[Buffer] = []
+        inner: list[Stmt] = []
+        for back in (False, True):
+            # how many of the first run this end has taken; of the second it has taken the rest of k
+            taken = Buffer(self.names.fresh("taken"), i64, (), space="reg", access="local")
+            ends.append(taken)
+            i = self._let(inner, "i", Load(taken, ()))
+            j = self._let(inner, "j", k - i)
+            a_at = self._let(inner, "a", first + (width - 1) - i if back else first + i)
+            b_at = self._let(inner, "b", first + (2 * width - 1) - j if back else first + width + j)
+            a, b = (self._let(inner, "key", Load(keys, (index(half), at))) for at in (a_at, b_at))
+            before = self._let(inner, "before", comes_before(b, a, self.descending))
+            goes = self._let(inner, "goes", Cast(i64, before))
+            # the element of the second run goes to the front if it comes before, and to the end if it doesn't
+            second = self._let(inner, "second", index(1) - goes) if back else goes
+            where = (index(half), self._either(inner, second, a_at, b_at))
+            inner += give(index(2 * width - 1) - k if back else k, Load(keys, where), Load(positions, where))
+            inner.append(store(taken, (), i + (index(1) - second)))
+        starts = [s for end in ends for s in (Alloc(end), store(end, (), index(0)))]
+        return [*starts, loop(k, 0, width, inner)]
+
+    def _either(self, block: list[Stmt], second: Expr, a: Expr, b: Expr) -> Expr:
+        """The second index where `second` is 1, the first where it is 0: by arithmetic, since LLVM makes a branch of a
+        choice in such a loop, and its outcome can't be predicted."""
+        return self._let(block, "spot", a + Apply("and", (b - a, index(0) - second)))
 
     def _let(self, block: list[Stmt], stem: str, value: Expr) -> Expr:
         if isinstance(value, (Const, Var)):
