@@ -35,6 +35,10 @@ def operations(graph: Graph) -> int:
             count += node.type.size
         elif "reduction" in node.op.traits:
             count += node.operands[0].type.size
+        elif (
+            "factor" in node.op.traits
+        ):  # each element meets each row once, within a factor of the algorithm's own
+            count += node.operands[-1].type.size * node.operands[0].shape[-1]
     return count
 
 

@@ -139,9 +139,7 @@ def _sweeps(w: Worker, n: int, pair: Callable[[Expr, Expr, Callable[[], None]], 
             lambda p: w.for_each(p + 1, n, lambda q: pair(p, q, lambda: w.set(busy, index(1)))),
         )
 
-    w.for_each(
-        0, SWEEPS if n > 1 else 0, lambda _: w.when(Apply("ne", (Load(busy, ()), index(0))), sweep)
-    )
+    w.for_each(0, SWEEPS if n > 1 else 0, lambda _: w.when(Apply("ne", (Load(busy, ()), index(0))), sweep))
 
 
 def _identity(w: Worker, n: int) -> Matrix:
