@@ -40,6 +40,9 @@ def operations(graph: Graph) -> int:
             count += node.operands[0].type.size
         elif "sort" in node.op.traits:  # the comparisons of a merge sort
             count += node.type.size * (max(node.type.shape[node.int("axis")], 1) - 1).bit_length()
+        elif "factor" in node.op.traits:
+            # each element meets each row once, within a factor of the algorithm's own
+            count += node.operands[-1].type.size * node.operands[0].shape[-1]
     return count
 
 

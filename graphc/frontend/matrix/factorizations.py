@@ -7,6 +7,7 @@ raise: a matrix that has no such factor, or no inverse, gives NaN or inf where i
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -225,7 +226,8 @@ def svd(x: ArrayLike, *, full_matrices: bool = True) -> SVDResult:
     if full_matrices and tall.shape[-2] > tall.shape[-1]:
         left = _completed(left)
     k = tall.shape[-1]
-    signs = elementwise.where(diagonal(triangle, 0, -2, -1) < 0, -1.0, 1.0)
+    pivots = diagonal(triangle, 0, -2, -1)
+    signs = elementwise.where(pivots < 0, -1.0, elementwise.where(elementwise.isnan(pivots), math.nan, 1.0))
     signs = signs.astype(values.dtype)[..., None, :]
     left = concat([left[..., :k] * signs, left[..., k:]], axis=-1) if left.shape[-1] > k else left * signs
     if wide:

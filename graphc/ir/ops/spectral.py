@@ -119,7 +119,7 @@ def _apart(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def _eigh_samples(rng: np.random.Generator, dtype: DType) -> Sequence[Sample]:
     samples = []
-    for shape in ((1, 1), (4, 4), (2, 3, 3), (7, 7), (0, 2, 2)):
+    for shape in ((1, 1), (4, 4), (2, 3, 3), (0, 2, 2)):
         base = np.linalg.qr(rng.standard_normal(shape))[0]
         values = np.arange(shape[-1]) - 1.25
         a = base * values @ np.swapaxes(base, -1, -2)
@@ -212,7 +212,7 @@ svd = register(
         dtypes=PRECISIONS,
         samples=lambda rng, dtype: [
             Sample((_apart(rng, *shape).astype(dtype.numpy),))
-            for shape in ((1, 1), (4, 4), (6, 3), (2, 3, 2), (9, 5), (0, 3, 2))
+            for shape in ((1, 1), (3, 3), (5, 3), (2, 3, 2), (0, 3, 2))
         ],
     )
 )

@@ -129,7 +129,8 @@ def _samples(rng: np.random.Generator, dtype: DType) -> Sequence[Sample]:
 
 window = register(
     OpDef(
-        "window", _infer, _ref, 1, _adjoint, batch=along("axis", "taps"), traits=frozenset({"view", "linear"}), dtypes=ANY, latex="{0}",
+        "window", _infer, _ref, 1, _adjoint, batch=along("axis", "taps"),
+        traits=frozenset({"view", "linear"}), dtypes=ANY, latex="{0}",
         doc=(
             "Along `axis`, element k (dimension `taps`) of window o is the operand's at "
             "(o · stride + k · dilation + offset) / base, and 0 where that is no index of it."

@@ -31,7 +31,7 @@ def eigh(w: Worker) -> None:
     w.wait()
     spoiled = _spoiled(w, a, n, n)
 
-    def pair(p: Expr, q: Expr) -> None:
+    def pair(p: Expr, q: Expr, turned: Callable[[], None]) -> None:
         first, second = w.let("first", a.at(p, p)), w.let("second", a.at(q, q))
         mixed = w.let("mixed", a.at(p, q))
         size = w.let("size", Apply("abs", (mixed,)) * w.number_of(16))
@@ -40,6 +40,7 @@ def eigh(w: Worker) -> None:
         w.wait()
 
         def rotate() -> None:
+            turned()
             t, c, s = _angle(w, second - first, mixed)
 
             def turn(i: Expr) -> None:
@@ -88,7 +89,7 @@ def svd(w: Worker) -> None:
     spoiled = _spoiled(w, columns, n, m)
     epsilon = constant(w.wide, float(np.finfo(w.dtype.numpy).eps))
 
-    def pair(p: Expr, q: Expr) -> None:
+    def pair(p: Expr, q: Expr, turned: Callable[[], None]) -> None:
         def products(i: Expr) -> list[Expr]:
             x, y = w.let("x", w.widened(columns.at(p, i))), w.let("y", w.widened(columns.at(q, i)))
             return [x * x, y * y, x * y]
@@ -99,11 +100,12 @@ def svd(w: Worker) -> None:
         w.wait()
 
         def rotate() -> None:
+            turned()
             _, c, s = (w.let("part", w.narrowed(part)) for part in _angle(w, second - first, mixed))
             w.across(0, m, lambda i: _turn(w, columns, p, q, i, c, s))
             if vectors is not None:
-                turned = vectors
-                w.across(0, n, lambda i: _turn(w, turned, p, q, i, c, s))
+                matrix = vectors
+                w.across(0, n, lambda i: _turn(w, matrix, p, q, i, c, s))
             w.wait()
 
         w.when(large, rotate)
@@ -124,12 +126,20 @@ def svd(w: Worker) -> None:
     _finish(w, values, vectors, n, spoiled)
 
 
-def _sweeps(w: Worker, n: int, pair: Callable[[Expr, Expr], None]) -> None:
-    w.for_each(
-        0,
-        SWEEPS if n > 1 else 0,
-        lambda _: w.for_each(0, n - 1, lambda p: w.for_each(p + 1, n, lambda q: pair(p, q))),
-    )
+def _sweeps(w: Worker, n: int, pair: Callable[[Expr, Expr, Callable[[], None]], None]) -> None:
+    """`pair(p, q, turned)` for all pairs, again and again until a sweep turned none. `turned()` says that one was."""
+    busy = w.cell(i64)
+    w.set(busy, index(1))
+
+    def sweep() -> None:
+        w.set(busy, index(0))
+        w.for_each(
+            0,
+            n - 1,
+            lambda p: w.for_each(p + 1, n, lambda q: pair(p, q, lambda: w.set(busy, index(1)))),
+        )
+
+    w.for_each(0, SWEEPS if n > 1 else 0, lambda _: w.when(Apply("ne", (Load(busy, ()), index(0))), sweep))
 
 
 def _identity(w: Worker, n: int) -> Matrix:
