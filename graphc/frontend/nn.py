@@ -88,6 +88,7 @@ from graphc.frontend.normalization import (
     rms_norm,
 )
 from graphc.frontend.parameters import Buffer, Parameter
+from graphc.frontend.parametrize import spectral_norm, weight_norm
 from graphc.frontend.rectifiers import (
     CELU,
     Hardshrink,
@@ -217,6 +218,8 @@ __all__ = [
     "sinusoidal_encoding",
     "softmax",
     "softplus",
+    "spectral_norm",
     "swiglu",
     "tanh",
+    "weight_norm",
 ]
