@@ -12,6 +12,7 @@ from ptx.programs import build_program
 import graphc
 from graphc import nn, optim
 from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.frontend import attention as implementation
 from graphc.frontend.array import Array
 from graphc.frontend.tracer import trace
 from graphc.frontend.tree import flatten
@@ -127,6 +128,76 @@ def test_on_both_targets(causal: bool) -> None:
     for got in (flatten(graphc.compile(step, q, k, v)(q, k, v))[0], build_program(graph).run([q, k, v])):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# -- by blocks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of at most two queries, whatever the size."""
+    monkeypatch.setattr(implementation, "_MOST_SCORES", 0)
+    monkeypatch.setattr(implementation, "_BLOCK", 2)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("length", [4, 5])
+@pytest.mark.parametrize("name", MASKS)
+def test_blocks_give_the_same_values_and_derivatives(name: str, length: int) -> None:
+    mask, bias = MASKS[name]
+    if mask is not None and mask.shape[-2] == 4:  # of as many rows as there are queries
+        mask, bias = (np.concatenate([m, m[..., :1, :]], -2)[..., :length, :] for m in (mask, bias))  # type: ignore[index]
+    q, k, v = tensors(lengths=(length, 6))
+    graph = trace(lambda q, k, v: attention(q, k, v, mask), q, k, v)
+    assert [n.op.name for n in graph.nodes].count("scan") == 1
+    np.testing.assert_allclose(
+        interpret(graph, [q, k, v])[0], reference(q, k, v, bias), rtol=1e-12, atol=1e-13
+    )
+    if length == 5:
+        graphc.check_grads(lambda q, k, v: attention(q, k, v, mask), [q, k, v], order=2)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_blocks_of_causal_attention() -> None:
+    q, k, v = tensors(lengths=(5, 5))
+    causal = np.triu(np.full((5, 5), -np.inf), 1)
+    (got,) = run(lambda q, k, v: attention(q, k, v, is_causal=True), q, k, v)
+    np.testing.assert_allclose(got, reference(q, k, v, causal), rtol=1e-12)
+    graphc.check_grads(lambda q, k, v: attention(q, k, v, is_causal=True), [q, k, v], order=1)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_blocks_drop_different_weights() -> None:
+    q, k, v = (
+        np.zeros((2, 6, 64), np.float32),
+        np.zeros((2, 64, 64), np.float32),
+        np.eye(64, dtype=np.float32)[None] * np.ones((2, 1, 1), np.float32),
+    )
+    (y,) = run(
+        lambda q, k, v, key: attention(q, k, v, dropout_p=0.5, dropout_key=key), q, k, v, np.uint32([0, 1])
+    )
+    rows = {(row != 0).tobytes() for row in y.reshape(-1, 64)}
+    assert len(rows) == 12 and abs((y != 0).mean() - 0.5) < 0.08
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square() -> None:
+    def workspace(length: int) -> tuple[int, int]:
+        spec = f32[8, length, 16]
+        forward = graphc.compile(lambda q, k, v: attention(q, k, v, is_causal=True), spec, spec, spec)
+        loss = lambda q, k, v: (attention(q, k, v, is_causal=True) ** 2).sum()  # noqa: E731
+        backward = graphc.compile(graphc.grad(loss, wrt=(0, 1, 2)), spec, spec, spec)
+        return forward.workspace_bytes, backward.workspace_bytes
+
+    (f, b), (f2, b2) = workspace(512), workspace(1024)
+    assert f2 < 2.2 * f and b2 < 2.2 * b
+    scores = 4 * 8 * 1024 * 1024
+    assert f2 < 0.1 * scores and b2 < 0.2 * scores
+
+
+def test_a_long_sequence_runs() -> None:
+    q, k, v = (RNG.normal(size=(2, 2, 600, 8)).astype(np.float32) for _ in range(3))
+    y = graphc.compile(lambda q, k, v: attention(q, k, v), q, k, v)(q, k, v)
+    np.testing.assert_allclose(y, reference(q, k, v), rtol=1e-4, atol=1e-5)
 
 
 # -- heads and transformers -----------------------------------------------------------------------------------------

@@ -288,3 +288,51 @@ def test_wrong_input_names_the_line(call: Callable[[], object], text: str) -> No
     pattern = r"test_embedding_layers\.py:\d+: " + re.escape(text)
     with pytest.raises((ArgumentError, DTypeError, ShapeError), match=pattern):
         call()
+
+
+# -- weights that are computed ------------------------------------------------------------------------------------------------
+
+
+def test_weight_norm_starts_with_the_weight_and_trains_norms_and_directions() -> None:
+    for layer in (nn.Linear(3, 2, seed=4), nn.Linear(3, 2)):
+        before = np.array(layer.weight)
+        after = nn.weight_norm(layer)
+        assert after is layer
+        np.testing.assert_allclose(layer.weight, before, rtol=1e-6)
+    fresh = nn.weight_norm(nn.Linear(3, 2, dtype=f64)).init(7)
+    g, v = (fresh.parameters[f"parametrizations.weight.original{i}"] for i in (0, 1))
+    np.testing.assert_allclose(g, np.linalg.norm(v, axis=1, keepdims=True), rtol=1e-12)
+    g *= 3
+    np.testing.assert_allclose(fresh.weight, 3 * v, rtol=1e-12)
+    x = RNG.normal(size=(5, 3))
+    np.testing.assert_allclose(fresh(x), x @ (3 * v).T + fresh.parameters["bias"], rtol=1e-12)
+    graphc.check_grads(lambda p, x: fresh.apply(p, {}, x)[0], [fresh.parameters, x], order=2)
+    bias, g, v = run(lambda key: fresh.init(key), random.key(0))
+    np.testing.assert_allclose(g, np.linalg.norm(v, axis=1, keepdims=True), rtol=1e-12)
+    assert bias.shape == (2,) and v.std() > 0.1
+
+
+def test_spectral_norm_finds_the_largest_singular_value() -> None:
+    layer = nn.spectral_norm(nn.Linear(6, 4, dtype=f64), n_power_iterations=200).init(0)
+    weight = layer.parameters["parametrizations.weight.original"]
+    names = list(layer.buffers)
+
+    def train(x: Array) -> object:
+        return layer.apply(layer.parameters, layer.buffers, x, train=True)
+
+    x = np.eye(6)
+    y, *buffers = run(train, x)
+    sigma = np.linalg.svd(weight, compute_uv=False)[0]
+    np.testing.assert_allclose((y - layer.parameters["bias"]).T, weight / sigma, rtol=1e-6)
+    layer.load_state({**layer.parameters, **dict(zip(names, buffers, strict=True))})
+    np.testing.assert_allclose(np.linalg.svd(layer.weight, compute_uv=False)[0], 1, rtol=1e-6)
+
+
+def test_parametrizations_say_what_they_need() -> None:
+    with pytest.raises(
+        ArgumentError,
+        match=r"test_embedding_layers\.py:\d+: weight_norm: expected a parameter of Linear \(weight, bias\), got 'w'",
+    ):
+        nn.weight_norm(nn.Linear(2, 2), "w")
+    with pytest.raises(ArgumentError, match="spectral_norm: expected a dim within rank 2, got 2"):
+        nn.spectral_norm(nn.Linear(2, 2), dim=2)

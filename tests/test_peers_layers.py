@@ -349,3 +349,10 @@ def test_transformer(torch: ModuleType) -> None:
     stack = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0), 2).double()
     mine = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, dtype=f64), 2)
     compare(torch, mine, stack, inputs[:1], train=True)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_weights_that_are_computed(torch: ModuleType, name: str, train: bool) -> None:
+    theirs = getattr(torch.nn.utils.parametrizations, name)(torch.nn.Linear(4, 3).double())
+    compare(torch, getattr(nn, name)(nn.Linear(4, 3, dtype=f64)), theirs, (normal(5, 4),), train=train)

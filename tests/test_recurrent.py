@@ -15,6 +15,7 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend.array import Array
 from graphc.frontend.tracer import trace
 from graphc.frontend.tree import flatten
+from graphc.ir.graph import Graph
 from graphc.ir.interp import interpret
 from graphc.ir.types import f32, f64
 
@@ -114,6 +115,35 @@ def test_on_both_targets(kind: str) -> None:
     for got in (compiled, build_program(graph).run(arrays)):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loops_multiply_with_the_hidden_state_alone(kind: str) -> None:
+    """What is the same for all steps is one contraction: the input's part before, weight gradients after the loops."""
+    layer = KINDS[kind](8, 16)
+
+    def gradients(p: dict[str, Array], x: Array) -> object:
+        return graphc.grad(lambda p, x: (layer.apply(p, {}, x)[0][0] ** 2).sum(), wrt=(0, 1))(p, x)
+
+    graph = graphc.compile(gradients, layer.parameters, f32[20, 4, 8]).fused
+    outside, inside = contractions(graph)
+    assert (outside, inside) == (
+        4,
+        2,
+    )  # x Wᵀ, and the gradients of both weights and of x; h Wᵀ, and its cotangent
+    longer = graphc.compile(gradients, layer.parameters, f32[40, 4, 8]).fused
+    assert len(longer.nodes) == len(graph.nodes)
+
+
+def contractions(graph: Graph) -> tuple[int, int]:
+    """Those of a graph, and those within its loops."""
+    outside = inside = 0
+    for node in graph.nodes:
+        below = [contractions(region) for region in node.regions]
+        found = sum(a for a, _ in below) + ("contraction" in node.op.traits)
+        inside += sum(b for _, b in below) + (found if node.op.name == "scan" else 0)
+        outside += 0 if node.op.name == "scan" else found
+    return outside, inside
 
 
 @pytest.mark.parametrize(("layer", "cell"), [("RNN", nn.RNNCell), ("GRU", nn.GRUCell), ("LSTM", nn.LSTMCell)])

@@ -138,6 +138,9 @@ class Module:
 
     def __getattr__(self, name: str) -> Tensor:
         entry = self.__dict__.get("_entries", {}).get(name)
+        computed = self.__dict__.get("parametrizations", {})
+        if entry is None and name in computed:
+            return computed[name]()  # type: ignore[no-any-return]
         if entry is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return self._value(name, entry)

@@ -136,6 +136,7 @@ from graphc.frontend.normalization import (
 )
 from graphc.frontend.padding import fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from graphc.frontend.parameters import Buffer, Parameter
+from graphc.frontend.parametrize import spectral_norm, weight_norm
 from graphc.frontend.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -338,7 +339,9 @@ __all__ = [
     "sinusoidal_encoding",
     "softmax",
     "softplus",
+    "spectral_norm",
     "swiglu",
     "tanh",
     "unfold",
+    "weight_norm",
 ]

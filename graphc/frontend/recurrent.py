@@ -6,7 +6,7 @@ The input's part of all steps is one contraction before the loop; the loop multi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,6 +15,7 @@ from graphc.frontend import activations
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
+from graphc.frontend.control import scan
 from graphc.frontend.init import fan_in_uniform
 from graphc.frontend.modules import Module, Tensor
 from graphc.frontend.parameters import Parameter
@@ -229,7 +230,8 @@ class _Layers(_Kind):
             kept = tuple(F.where(valid, a, b) for a, b in zip(new, states, strict=True))
             return kept, F.where(valid, new[0], 0.0)
 
-        return _scan(step, start, (projected,) if mask is None else (projected, mask), reverse)
+        given = (projected,) if mask is None else (projected, mask)
+        return cast("tuple[States, Array]", scan(step, start, given, reverse=reverse))
 
     def _initial(self, what: str, x: Array, given: Sequence[Array] | None, single: bool) -> States:
         count = self.num_layers * len(self.directions)
@@ -265,20 +267,6 @@ def _mask(what: str, lengths: Array, x: Array) -> Array:
         raise ShapeError(f"{what}: expected lengths [{x.shape[1]}], got {list(lengths.shape)}")
     steps = F.arange(x.shape[0], dtype=lengths.dtype)
     return F.expand_dims(F.expand_dims(steps, 1) < F.expand_dims(lengths, 0), -1)
-
-
-def _scan(
-    step: Callable[[States, tuple[Array, ...]], tuple[States, Array]],
-    start: States,
-    inputs: tuple[Array, ...],
-    reverse: bool,
-) -> tuple[States, Array]:
-    states, outputs = start, []
-    order = range(inputs[0].shape[0])
-    for t in reversed(order) if reverse else order:
-        states, y = step(states, tuple(x[t] for x in inputs))
-        outputs.append(y)
-    return states, F.stack(outputs[::-1] if reverse else outputs)
 
 
 class _OneState(_Layers):
