@@ -266,12 +266,11 @@ class Groups:
                     f"groups: {name}: expected a pattern that fits it or a default, got {patterns}"
                 )
             found[chosen].append(name)
-        for (pattern, _), members in zip(self.members, found, strict=True):
+        for pattern, _ in self.members:
             if pattern != _DEFAULT and not any(fnmatchcase(name, pattern) for name in names):
                 raise ArgumentError(
                     f"groups: {pattern}: expected a pattern of a parameter's name, got none of {', '.join(names)}"
                 )
-            del members
         return found
 
     def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
@@ -350,7 +349,8 @@ def groups(members: Mapping[str, Optimizer], default: Optimizer | None = None) -
     first = pairs[0][1].learning_rate
     if not first and any(member.learning_rate for _, member in pairs):
         raise ArgumentError(
-            f"{here().prefix}groups: expected a first group with a learning rate above 0, got 0 (freeze the parameters instead)"
+            f"{here().prefix}groups: expected a first group with a learning rate above 0, got 0: freeze the "
+            "parameters that are to stay"
         )
     return Groups(tuple(pairs))
 
