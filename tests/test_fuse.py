@@ -12,10 +12,9 @@ from fused_text import check_fused, ordered
 from graphc.codegen.memory import make_plan
 from graphc.codegen.target import host_target
 from graphc.compiler import compile as compile_graph
-from graphc.frontend import activations, losses
+from graphc.frontend import activations, losses, optim
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
-from graphc.frontend import optim
 from graphc.frontend.optim import SGD, Adam, AdamW, Optimizer
 from graphc.frontend.tracer import trace
 from graphc.ir.graph import Builder, Graph

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
@@ -20,6 +21,7 @@ from graphc.frontend.array import Array
 from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
+from graphc.frontend.tree import Structure, flatten
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from graphc.compiler import CompiledFunction
+    from graphc.weights import Loaded
 
 Tensor = Array | np.ndarray
 Flat = Mapping[str, Tensor]
@@ -51,7 +54,7 @@ class _Compiled:
 
     structure: tuple[tuple[str, Module, int], ...]
     dtype: DType
-    functions: dict[tuple[TensorType, ...], CompiledFunction]
+    functions: dict[tuple[Structure, tuple[TensorType, ...]], CompiledFunction]
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("graphc_module_call", default=None)
@@ -125,7 +128,11 @@ class Module:
         if isinstance(value, Parameter):
             self.register_parameter(name, value)
         elif name in self._entries and value is not None:
-            self._assign(name, self._entries[name], value)
+            entry, other = self._entries[name], Parameter.of(value)
+            if other is not None and other.trained and entry.trained and other.type == entry.type:
+                self.register_parameter(name, other)  # as in PyTorch, both are one parameter from now on
+            else:
+                self._assign(name, entry, value)
         else:
             self._entries.pop(name, None)
             object.__setattr__(self, name, value)
@@ -229,6 +236,57 @@ class Module:
                     found[f"{path}.{name}" if path else name] = entry
         return found
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further names of shared parameters, and the names under which `entries` lists them."""
+        owners = {entry: name for name, entry in self.entries.items()}
+        found: dict[str, str] = {}
+        stack: list[tuple[str, Module, tuple[Module, ...]]] = [("", self, ())]
+        while stack:
+            path, module, above = stack.pop()
+            for name, entry in module._entries.items():
+                full = f"{path}.{name}" if path else name
+                if owners[entry] != full:
+                    found[full] = owners[entry]
+            stack.extend(
+                (f"{path}.{name}" if path else name, child, (*above, module))
+                for name, child in module.children()
+                if child not in above and child is not module
+            )
+        return found
+
+    def freeze(self, *patterns: str) -> Self:
+        """Keeps parameters as they are in training, by patterns of their names (``"trunk.*"``); all without a pattern.
+
+        PyTorch's ``requires_grad_(False)``: no code is made for their gradients, and the optimiser has no state for
+        them. Nothing else changes. Raises `ArgumentError` for a pattern that fits no parameter.
+
+        >>> from graphc import nn
+        >>> model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1)).freeze("0.*")
+        >>> [name for name, entry in model.entries.items() if entry.frozen]
+        ['0.weight', '0.bias']
+        """
+        return self._set_frozen("freeze", patterns, True)
+
+    def unfreeze(self, *patterns: str) -> Self:
+        """Trains parameters again that `freeze` keeps; all without a pattern."""
+        return self._set_frozen("unfreeze", patterns, False)
+
+    def _set_frozen(self, what: str, patterns: Sequence[str], frozen: bool) -> Self:
+        named = {name: entry for name, entry in self.entries.items() if entry.trained}
+        chosen = []
+        for pattern in patterns or ("*",):
+            fits = [entry for name, entry in named.items() if fnmatchcase(name, pattern)]
+            if not fits:
+                raise ArgumentError(
+                    f"{here().prefix}{what}: expected a pattern of a parameter's name, got {pattern!r} for "
+                    f"{', '.join(named) or 'none'}"
+                )
+            chosen += fits
+        for entry in chosen:
+            entry.frozen = frozen
+        return self
+
     # -- values -----------------------------------------------------------------------------------------------
 
     @property
@@ -278,14 +336,44 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> Self:
         """Copies arrays by name into the parameters and buffers, all or none of them, and gives the model back.
 
-        Raises `ArgumentError` that lists every missing or unknown name and every wrong type.
+        Every name of a shared parameter will do. Raises `ArgumentError` that lists every missing or unknown name and
+        every wrong type.
         """
+        state = self._by_owner(state)
         problems = self._problems(state)
         if problems:
             raise ArgumentError(f"{here().prefix}load_state: {'; '.join(problems)}")
         for name, entry in self.entries.items():
             entry.assign(np.asarray(state[name]))
         return self
+
+    def load_some(self, state: Mapping[str, np.ndarray], what: str, strict: bool = False) -> Loaded:
+        """As `load_state`, but only what is there, unless `strict`; see `graphc.load_weights`."""
+        from graphc.weights import Loaded
+
+        state = self._by_owner(state)
+        entries = self.entries
+        known = {name: array for name, array in state.items() if name in entries}
+        wrong = [
+            f"{n}: {entries[n].mismatch(array)}" for n, array in known.items() if entries[n].mismatch(array)
+        ]
+        problems = self._problems(state) if strict else wrong
+        if not known and not problems:
+            problems = [f"no name of the model's: {', '.join(entries)}"]
+        if problems:
+            raise ArtifactError(f"{what}: {'; '.join(problems)}")
+        for name, array in known.items():
+            entries[name].assign(np.asarray(array))
+        missing = [name for name in entries if name not in known]
+        return Loaded(tuple(known), tuple(missing), tuple(name for name in state if name not in entries))
+
+    def _by_owner(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The state with shared parameters under the names that `entries` has; equal copies are one."""
+        found = dict(state)
+        for alias, owner in self.aliases.items():
+            if alias in found and (owner not in found or np.array_equal(found[alias], found[owner])):
+                found[owner] = found.pop(alias)
+        return found
 
     def _problems(self, state: Mapping[str, np.ndarray]) -> list[str]:
         entries = self.entries
@@ -312,7 +400,7 @@ class Module:
         """
         from graphc.weights import load_weights
 
-        state = load_weights(path)
+        state = self._by_owner(load_weights(path))
         problems = self._problems(state)
         if problems:
             raise ArtifactError(f"{path}: {'; '.join(problems)}")
@@ -358,7 +446,7 @@ class Module:
             explicit=True,
         )
         with _calling(call):
-            output = self(*map(_traced, inputs))
+            output = self(*map(_traced_nest, inputs))
         kept = {n: call.changed.get(e, values[e]) for n, e in entries.items() if not e.trained}
         return output, kept
 
@@ -394,7 +482,7 @@ class Module:
             if call is not None and all(e in call.names for e in self._entries.values()):
                 return self.forward(*inputs)  # type: ignore[arg-type]
             with _calling(_Call({entry: name for name, entry in self.entries.items()})):
-                return self.forward(*map(_traced, inputs))
+                return self.forward(*map(_traced_nest, inputs))
 
     @property
     def dtype(self) -> DType:
@@ -411,16 +499,18 @@ class Module:
             # a layer was changed, added or taken away: what was compiled before is of no use
             object.__setattr__(self, "_compiled", _Compiled(structure, self.dtype, {}))
         assert self._compiled is not None
-        arrays = [_input_array(x, self._compiled.dtype) for x in inputs]
-        types = tuple(TensorType(dtype_of(a.dtype), a.shape) for a in arrays)
-        function = self._compiled.functions.get(types)
+        nested = [_nest_of_arrays(x, self._compiled.dtype) for x in inputs]
+        leaves, shape = flatten(nested)
+        arrays = cast("list[np.ndarray]", leaves)
+        key = (shape, tuple(TensorType(dtype_of(a.dtype), a.shape) for a in arrays))
+        function = self._compiled.functions.get(key)
         if function is None:
 
             def model(*inputs: Array) -> Array:
                 return self(*inputs)
 
-            function = self._compiled.functions[types] = compile(model, *arrays)
-        return cast("Array", function(*arrays))
+            function = self._compiled.functions[key] = compile(model, *nested)
+        return cast("Array", function(*nested))
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and pickles hold: all but compiled code."""
@@ -455,6 +545,21 @@ def _traced(value: Tensor) -> Array:
     from graphc.frontend.functions import asarray
 
     return value if isinstance(value, Array) else asarray(value)
+
+
+def _traced_nest(value: object) -> Array:
+    """An input, or a dict or tuple of inputs, as traced arrays."""
+    leaves, structure = flatten(value)
+    return cast("Array", structure.unflatten([_traced(cast("Tensor", leaf)) for leaf in leaves]))
+
+
+def _nest_of_arrays(value: object, dtype: DType) -> object:
+    """An input, or a dict or tuple of inputs, as arrays; a list is one array."""
+    if isinstance(value, Mapping):
+        return {key: _nest_of_arrays(part, dtype) for key, part in value.items()}
+    if isinstance(value, tuple) and any(hasattr(part, "shape") for part in value):
+        return tuple(_nest_of_arrays(part, dtype) for part in value)
+    return _input_array(value, dtype)
 
 
 def _input_array(value: object, dtype: DType) -> np.ndarray:
