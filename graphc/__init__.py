@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphc import errors as errors
+    from graphc import metrics as metrics
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
+    from graphc.callbacks import ReduceOnPlateau as ReduceOnPlateau
+    from graphc.checkpoints import Checkpoint as Checkpoint
     from graphc.compiler import compile as compile
     from graphc.entries import Entry as Entry
     from graphc.entries import training_entries as training_entries
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from graphc.ir.types import u8 as u8
     from graphc.ir.types import u32 as u32
     from graphc.ir.verify import verify as verify
+    from graphc.minimization import minimize as minimize
     from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
     from graphc.streams import Stream as Stream
@@ -81,9 +85,12 @@ _PLACES = {
     **dict.fromkeys(("grad", "value_and_grad", "vjp", "stop_gradient"), "graphc.transforms"),
     "check_grads": "graphc.gradcheck",
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
-    **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
+    **dict.fromkeys(("EarlyStopping", "History", "ReduceOnPlateau"), "graphc.callbacks"),
+    "Checkpoint": "graphc.checkpoints",
+    "minimize": "graphc.minimization",
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),
     "errors": "graphc.errors:",
+    "metrics": "graphc.metrics:",
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",

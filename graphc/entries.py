@@ -128,10 +128,11 @@ def training_entries(
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
-    first_state = optimizer.init({n: np.zeros(t.shape, t.dtype.numpy) for n, t in params.items()})
+    task = Task(model, loss, optimizer, chosen_metrics(metrics))
+    zeros = {n: np.zeros(t.shape, t.dtype.numpy) for n, t in task.chosen(params).items()}
+    first_state = optimizer.init(zeros)
     state = {name: TensorType(dtype_of(array.dtype), array.shape) for name, array in first_state.items()}
     rate = TensorType(model.dtype, ())
-    task = Task(model, loss, optimizer, chosen_metrics(metrics))
 
     # the key of a model that draws random numbers in training, as of dropout
     keys = {"key": u32[2]} if task.draws(x) else {}

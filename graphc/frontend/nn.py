@@ -25,6 +25,9 @@ from graphc.frontend.activations import (
     softplus,
     tanh,
 )
+from graphc.frontend.ctc import (
+    ctc,
+)
 from graphc.frontend.layers import (
     ELU,
     GELU,
@@ -46,7 +49,40 @@ from graphc.frontend.layers import (
     Softplus,
     Tanh,
 )
-from graphc.frontend.losses import accuracy, binary_cross_entropy_with_logits, cross_entropy, mse
+from graphc.frontend.losses import (
+    accuracy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse,
+)
+from graphc.frontend.losses_classes import (
+    binary_cross_entropy,
+    dice,
+    kl_div,
+    multi_margin,
+    nll,
+    sigmoid_focal,
+    softmax_focal,
+)
+from graphc.frontend.losses_pairs import (
+    cosine_embedding,
+    cosine_similarity,
+    margin_ranking,
+    triplet_margin,
+)
+from graphc.frontend.losses_regression import (
+    gaussian_nll,
+    hinge,
+    hinge_embedding,
+    huber,
+    l1,
+    log_cosh,
+    poisson_nll,
+    smooth_l1,
+)
+from graphc.frontend.losses_sums import (
+    weighted,
+)
 from graphc.frontend.modules import Module, Sequential
 from graphc.frontend.parameters import Buffer, Parameter
 
@@ -75,25 +111,46 @@ __all__ = [
     "Softplus",
     "Tanh",
     "accuracy",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cosine_embedding",
+    "cosine_similarity",
     "cross_entropy",
+    "ctc",
+    "dice",
     "dropout",
     "elu",
+    "gaussian_nll",
     "gelu",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hinge",
+    "hinge_embedding",
+    "huber",
     "init",
+    "kl_div",
+    "l1",
     "leaky_relu",
+    "log_cosh",
     "log_softmax",
+    "margin_ranking",
     "mish",
     "mse",
+    "multi_margin",
+    "nll",
+    "poisson_nll",
     "prelu",
     "relu",
     "selu",
     "sigmoid",
+    "sigmoid_focal",
     "silu",
+    "smooth_l1",
     "softmax",
+    "softmax_focal",
     "softplus",
     "tanh",
+    "triplet_margin",
+    "weighted",
 ]

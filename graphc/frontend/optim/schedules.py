@@ -304,6 +304,25 @@ def product(*schedules: Schedule) -> Product:
     return Product(schedules)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """The learning rate of each step."""
+
+    schedule: Schedule | None
+    accumulate: int = 1
+
+    def rate(self, base: float, epoch: int, step: int) -> float:
+        """The rate after so many epochs, and so many steps in all."""
+        if self.schedule is None:
+            return base
+        count = step // self.accumulate if isinstance(self.schedule, ByStep) else epoch
+        return float(self.schedule(base, count))
+
+    @property
+    def by_step(self) -> bool:
+        return isinstance(self.schedule, ByStep)
+
+
 def _rate(what: str, value: float) -> None:
     if not is_rate(value):
         raise ArgumentError(f"{what}: expected a finite number of at least 0, got {value!r}")
