@@ -7,7 +7,7 @@ batches, `finish` it. `fit` computes them on its validation data after each epoc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +25,8 @@ class Metric(Protocol):
 
     def start(self) -> None: ...
 
-    def accumulate(self, prediction: np.ndarray, target: np.ndarray) -> None: ...
+    @property
+    def accumulate(self) -> Callable[..., None]: ...
 
     def finish(self) -> float: ...
 
@@ -233,6 +234,31 @@ class Whole:
         predictions, targets = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         self._kept = []
         return float(self.function(predictions, targets))
+
+
+@dataclass(eq=False)
+class Of:
+    """A metric of one output of a model that gives a dict, and of the targets of the same name.
+
+    >>> Of("digit", Whole(accuracy)).output
+    'digit'
+    """
+
+    output: str
+    metric: Metric
+
+    def start(self) -> None:
+        self.metric.start()
+
+    def accumulate(self, prediction: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:
+        for nest in (prediction, target):
+            if not isinstance(nest, Mapping) or self.output not in nest:
+                got = ", ".join(map(str, nest)) if isinstance(nest, Mapping) else "one array"
+                raise ArgumentError(f"Of: expected an output and targets named {self.output!r}, got {got}")
+        self.metric.accumulate(prediction[self.output], target[self.output])
+
+    def finish(self) -> float:
+        return self.metric.finish()
 
 
 def ROCAUC() -> Whole:

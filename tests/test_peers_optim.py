@@ -87,7 +87,9 @@ def test_clipping_by_norm_is_that_of_pytorch(kind: float) -> None:
 
 def test_averages_are_those_of_pytorch() -> None:
     model = torch.nn.Linear(3, 4).double()
-    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
     theirs = torch.optim.SGD(model.parameters(), 0.1)
     params = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
     ours = optim.ema(optim.SGD(0.1), 0.9)
@@ -184,7 +186,9 @@ def test_rates_are_those_of_pytorch(name: str) -> None:
     np.testing.assert_allclose([ours(0.5, t) for t in range(20)], rates, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("settings", [{}, {"threshold_mode": "abs", "threshold": 0.05, "cooldown": 2}, {"mode": "max"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"threshold_mode": "abs", "threshold": 0.05, "cooldown": 2}, {"mode": "max"}]
+)
 def test_the_plateaus_rates_are_those_of_pytorch(settings: dict[str, object]) -> None:
     values = [1, 0.9, 0.89, 0.88, 0.9, 0.9, 0.91, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3]
     theirs = torch.optim.SGD([torch.zeros(1)], 0.5)
@@ -284,7 +288,9 @@ def test_losses_and_gradients_are_those_of_pytorch(name: str, reduction: str) ->
 
 def test_cosine_similarity_is_that_of_pytorch() -> None:
     got = graphc.compile(nn.cosine_similarity, X, Y)(X, Y)
-    np.testing.assert_allclose(got, functional.cosine_similarity(tensor(X), tensor(Y), dim=-1).numpy(), rtol=1e-12)  # type: ignore[arg-type]
+    np.testing.assert_allclose(
+        got, functional.cosine_similarity(tensor(X), tensor(Y), dim=-1).numpy(), rtol=1e-12
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -302,7 +308,9 @@ def test_ctc_is_that_of_pytorch(reduction: str, zero_infinity: bool) -> None:
     value.sum().backward()
 
     def loss(x: graphc.Array, t: graphc.Array) -> tuple[graphc.Array, graphc.Array]:
-        found = nn.ctc(nn.log_softmax(x, -1), t, inputs, lengths, reduction=reduction, zero_infinity=zero_infinity)
+        found = nn.ctc(
+            nn.log_softmax(x, -1), t, inputs, lengths, reduction=reduction, zero_infinity=zero_infinity
+        )
         return found.sum(), found
 
     (_, got), gradient = graphc.value_and_grad(loss, has_aux=True)(logits, targets.astype(np.int32))  # type: ignore[misc]

@@ -19,7 +19,7 @@ _NEVER = -1e30  # the logarithm of a probability of 0: finite, so that differenc
 
 def ctc(
     log_probabilities: Array,
-    targets: Array,
+    targets: ArrayLike,
     input_lengths: ArrayLike,
     target_lengths: ArrayLike,
     blank: int = 0,
@@ -45,6 +45,7 @@ def ctc(
     np.float32(0.2877)
     """
     what = f"{here().prefix}ctc"
+    targets = F.asarray(targets)
     _check(what, log_probabilities, targets, blank)
     steps, rows, classes = log_probabilities.shape
     note_labels(targets, classes)
