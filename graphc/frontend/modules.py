@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
 from graphc.errors import ArgumentError, ArtifactError, TraceError
+from graphc.frontend import module_state
 from graphc.frontend.array import Array
+from graphc.frontend.module_state import nest_of_arrays, traced, traced_nest
 from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
@@ -239,21 +240,7 @@ class Module:
     @property
     def aliases(self) -> dict[str, str]:
         """Further names of shared parameters, and the names under which `entries` lists them."""
-        owners = {entry: name for name, entry in self.entries.items()}
-        found: dict[str, str] = {}
-        stack: list[tuple[str, Module, tuple[Module, ...]]] = [("", self, ())]
-        while stack:
-            path, module, above = stack.pop()
-            for name, entry in module._entries.items():
-                full = f"{path}.{name}" if path else name
-                if owners[entry] != full:
-                    found[full] = owners[entry]
-            stack.extend(
-                (f"{path}.{name}" if path else name, child, (*above, module))
-                for name, child in module.children()
-                if child not in above and child is not module
-            )
-        return found
+        return module_state.aliases(self)
 
     def freeze(self, *patterns: str) -> Self:
         """Keeps parameters as they are in training, by patterns of their names (``"trunk.*"``); all without a pattern.
@@ -266,25 +253,12 @@ class Module:
         >>> [name for name, entry in model.entries.items() if entry.frozen]
         ['0.weight', '0.bias']
         """
-        return self._set_frozen("freeze", patterns, True)
+        module_state.set_frozen(self, "freeze", patterns, True)
+        return self
 
     def unfreeze(self, *patterns: str) -> Self:
         """Trains parameters again that `freeze` keeps; all without a pattern."""
-        return self._set_frozen("unfreeze", patterns, False)
-
-    def _set_frozen(self, what: str, patterns: Sequence[str], frozen: bool) -> Self:
-        named = {name: entry for name, entry in self.entries.items() if entry.trained}
-        chosen = []
-        for pattern in patterns or ("*",):
-            fits = [entry for name, entry in named.items() if fnmatchcase(name, pattern)]
-            if not fits:
-                raise ArgumentError(
-                    f"{here().prefix}{what}: expected a pattern of a parameter's name, got {pattern!r} for "
-                    f"{', '.join(named) or 'none'}"
-                )
-            chosen += fits
-        for entry in chosen:
-            entry.frozen = frozen
+        module_state.set_frozen(self, "unfreeze", patterns, False)
         return self
 
     # -- values -----------------------------------------------------------------------------------------------
@@ -339,8 +313,8 @@ class Module:
         Every name of a shared parameter will do. Raises `ArgumentError` that lists every missing or unknown name and
         every wrong type.
         """
-        state = self._by_owner(state)
-        problems = self._problems(state)
+        state = module_state.by_owner(self, state)
+        problems = module_state.problems(self, state)
         if problems:
             raise ArgumentError(f"{here().prefix}load_state: {'; '.join(problems)}")
         for name, entry in self.entries.items():
@@ -349,43 +323,7 @@ class Module:
 
     def load_some(self, state: Mapping[str, np.ndarray], what: str, strict: bool = False) -> Loaded:
         """As `load_state`, but only what is there, unless `strict`; see `graphc.load_weights`."""
-        from graphc.weights import Loaded
-
-        state = self._by_owner(state)
-        entries = self.entries
-        known = {name: array for name, array in state.items() if name in entries}
-        wrong = [
-            f"{n}: {entries[n].mismatch(array)}" for n, array in known.items() if entries[n].mismatch(array)
-        ]
-        problems = self._problems(state) if strict else wrong
-        if not known and not problems:
-            problems = [f"no name of the model's: {', '.join(entries)}"]
-        if problems:
-            raise ArtifactError(f"{what}: {'; '.join(problems)}")
-        for name, array in known.items():
-            entries[name].assign(np.asarray(array))
-        missing = [name for name in entries if name not in known]
-        return Loaded(tuple(known), tuple(missing), tuple(name for name in state if name not in entries))
-
-    def _by_owner(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The state with shared parameters under the names that `entries` has; equal copies are one."""
-        found = dict(state)
-        for alias, owner in self.aliases.items():
-            if alias in found and (owner not in found or np.array_equal(found[alias], found[owner])):
-                found[owner] = found.pop(alias)
-        return found
-
-    def _problems(self, state: Mapping[str, np.ndarray]) -> list[str]:
-        entries = self.entries
-        missing = [name for name in entries if name not in state]
-        unknown = [str(name) for name in state if name not in entries]
-        wrong = [
-            f"{n}: {e.mismatch(state[n])}" for n, e in entries.items() if n in state and e.mismatch(state[n])
-        ]
-        parts = [f"missing {', '.join(missing)}"] if missing else []
-        if unknown:
-            parts.append(f"unknown {', '.join(unknown)}")
-        return parts + wrong
+        return module_state.load_some(self, state, what, strict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes parameters and buffers to a safetensors file; see `graphc.save_weights`."""
@@ -400,8 +338,8 @@ class Module:
         """
         from graphc.weights import load_weights
 
-        state = self._by_owner(load_weights(path))
-        problems = self._problems(state)
+        state = module_state.by_owner(self, load_weights(path))
+        problems = module_state.problems(self, state)
         if problems:
             raise ArtifactError(f"{path}: {'; '.join(problems)}")
         return self.load_state(state)
@@ -433,7 +371,7 @@ class Module:
             raise ArgumentError(f"{where}: {'; '.join(names)}")
         values = {}
         for name, entry in entries.items():
-            value = values[entry] = _traced(given[name])
+            value = values[entry] = traced(given[name])
             if value.shape != entry.type.shape:
                 raise ArgumentError(
                     f"{where}: {name}: expected shape {list(entry.type.shape)}, got {list(value.shape)}"
@@ -441,12 +379,12 @@ class Module:
         call = _Call(
             {entry: name for name, entry in entries.items()},
             values,
-            key=None if key is None else _traced(key),
+            key=None if key is None else traced(key),
             train=train,
             explicit=True,
         )
         with _calling(call):
-            output = self(*map(_traced_nest, inputs))
+            output = self(*map(traced_nest, inputs))
         kept = {n: call.changed.get(e, values[e]) for n, e in entries.items() if not e.trained}
         return output, kept
 
@@ -482,7 +420,7 @@ class Module:
             if call is not None and all(e in call.names for e in self._entries.values()):
                 return self.forward(*inputs)  # type: ignore[arg-type]
             with _calling(_Call({entry: name for name, entry in self.entries.items()})):
-                return self.forward(*map(_traced_nest, inputs))
+                return self.forward(*map(traced_nest, inputs))
 
     @property
     def dtype(self) -> DType:
@@ -499,7 +437,7 @@ class Module:
             # a layer was changed, added or taken away: what was compiled before is of no use
             object.__setattr__(self, "_compiled", _Compiled(structure, self.dtype, {}))
         assert self._compiled is not None
-        nested = [_nest_of_arrays(x, self._compiled.dtype) for x in inputs]
+        nested = [nest_of_arrays(x, self._compiled.dtype) for x in inputs]
         leaves, shape = flatten(nested)
         arrays = cast("list[np.ndarray]", leaves)
         key = (shape, tuple(TensorType(dtype_of(a.dtype), a.shape) for a in arrays))
@@ -539,32 +477,6 @@ def _modules_in(name: str, value: object) -> Iterator[tuple[str, Module]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _modules_in(f"{name}.{key}", item)
-
-
-def _traced(value: Tensor) -> Array:
-    from graphc.frontend.functions import asarray
-
-    return value if isinstance(value, Array) else asarray(value)
-
-
-def _traced_nest(value: object) -> Array:
-    """An input, or a dict or tuple of inputs, as traced arrays."""
-    leaves, structure = flatten(value)
-    return cast("Array", structure.unflatten([_traced(cast("Tensor", leaf)) for leaf in leaves]))
-
-
-def _nest_of_arrays(value: object, dtype: DType) -> object:
-    """An input, or a dict or tuple of inputs, as arrays; a list is one array."""
-    if isinstance(value, Mapping):
-        return {key: _nest_of_arrays(part, dtype) for key, part in value.items()}
-    if isinstance(value, tuple) and any(hasattr(part, "shape") for part in value):
-        return tuple(_nest_of_arrays(part, dtype) for part in value)
-    return _input_array(value, dtype)
-
-
-def _input_array(value: object, dtype: DType) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(dtype.numpy, copy=False) if array.dtype.kind == "f" else array
 
 
 class Sequential(Module):
