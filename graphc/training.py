@@ -340,16 +340,19 @@ class _Pass:
         self.totals = [0.0] * (1 + len(self._full.scores))
         for metric in self._metrics:
             metric.start()
+        totals, full, metrics = self.totals, self._rows, self._metrics
         for start, end in self.batches:
             rows = end - start
-            stepper = self._full if rows == self._rows else self._tail
+            stepper = self._full if rows == full else self._tail
             loss = stepper(order[start:end])
             yield loss
-            self.totals[0] += loss * rows
-            for position, score in enumerate(stepper.scores, 1):
-                self.totals[position] += score.item() * rows
-            for metric in self._metrics:
-                metric.accumulate(_hosted(stepper.prediction), _hosted(stepper.batch.y))
+            totals[0] += loss * rows
+            if stepper.scores:
+                for position, score in enumerate(stepper.scores, 1):
+                    totals[position] += score.item() * rows
+            if metrics:
+                for metric in metrics:
+                    metric.accumulate(_hosted(stepper.prediction), _hosted(stepper.batch.y))
 
     def whole(self) -> list[float]:
         """The metrics over all rows of the last run."""
@@ -412,6 +415,7 @@ def _train(
     )  # a line search may try points without a loss
     bar = Progress(progress, epochs, len(training.batches))
     weights = LastGood(run)
+    by_step, finite = pace.by_step, math.isfinite  # looked up once: what a small model's step feels
     try:
         for epoch in range(run.epoch + 1, epochs + 1):
             started = time.perf_counter()
@@ -420,13 +424,14 @@ def _train(
             step = 0
             for loss in training(order.permutation(len(train))):
                 step += 1
-                if pace.by_step and step < len(training.batches):
+                if by_step and step < len(training.batches):
                     rate[()] = run.rate = pace.rate(run.learning_rate, epoch - 1, before + step)
-                if not math.isfinite(loss) and not searches:
+                if not finite(loss) and not searches:
                     raise DivergedError(_diverged("loss", f"a loss of {loss}", epoch, step))
                 if step == 1:
                     weights.confirm()
-                bar.steps(1)
+                if progress:
+                    bar.steps(1)
             memory.fetch()
             trained = time.perf_counter() - started
             bad = next((name for name, array in run.weights.items() if not np.isfinite(array).all()), None)

@@ -119,6 +119,14 @@ def test_lengths_of_0_have_a_cosine_and_a_slope_of_0() -> None:
     assert value == 0 and np.isfinite(slope).all()
 
 
+def test_top_k_accuracy_in_batches_is_that_of_the_whole_set() -> None:
+    for k in (1, 2, 3):
+        (got,) = interpret(trace(lambda x, t, k=k: nn.top_k_accuracy(x, t, k), X, LABELS), [X, LABELS])
+        np.testing.assert_allclose(got, graphc.metrics.top_k_accuracy(X, LABELS, k))
+    with pytest.raises(ArgumentError, match="top_k_accuracy: k: expected an integer of at least 1, got 0"):
+        trace(lambda x, t: nn.top_k_accuracy(x, t, 0), X, LABELS)
+
+
 # -- CTC ----------------------------------------------------------------------------------------------------------------
 
 

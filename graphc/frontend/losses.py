@@ -17,7 +17,7 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.frontend import functions as F
 from graphc.frontend.activations import shifted, softplus
 from graphc.frontend.array import Array, ArrayLike
-from graphc.frontend.checks import is_rate
+from graphc.frontend.checks import is_integer, is_rate
 from graphc.ir.loc import here
 from graphc.ir.types import i32, i64
 
@@ -196,6 +196,27 @@ def accuracy(prediction: Array, target: Array) -> Array:
         else:
             right = (prediction > 0) == (_as_float(target, prediction) > 0.5)
     return F.mean(F.astype(right, prediction.dtype))
+
+
+def top_k_accuracy(prediction: Array, target: Array, k: int = 5) -> Array:
+    """The share of labels whose logit is among the k largest of its row: a metric, not a loss.
+
+    By counting the larger ones, so a logit that ties with the k-th counts. Raises `ArgumentError` where k is no integer of
+    at least 1, `ShapeError` or `DTypeError` unless the target holds labels.
+
+    >>> import graphc; from graphc.ir.interp import interpret
+    >>> graph = graphc.trace(lambda p, t: top_k_accuracy(p, t, k=2), graphc.f32[2, 3], graphc.i32[2])
+    >>> interpret(graph, [np.float32([[3, 2, 1], [3, 2, 1]]), np.int32([1, 2])])
+    [array(0.5, dtype=float32)]
+    """
+    what = f"{here().prefix}top_k_accuracy"
+    if not is_integer(k, least=1):
+        raise ArgumentError(f"{what}: k: expected an integer of at least 1, got {k!r}")
+    check_target(what, prediction, target, None)
+    is_label = _is_label(target, prediction.shape[-1])
+    picked = F.sum(F.where(is_label, prediction, 0.0), axis=-1, keepdims=True)
+    larger = F.sum(F.astype(prediction > picked, i32), axis=-1)
+    return F.mean(F.astype(larger < k, prediction.dtype))
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,6 +54,7 @@ from graphc.frontend.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     mse,
+    top_k_accuracy,
 )
 from graphc.frontend.losses_classes import (
     binary_cross_entropy,
@@ -151,6 +152,7 @@ __all__ = [
     "softmax_focal",
     "softplus",
     "tanh",
+    "top_k_accuracy",
     "triplet_margin",
     "weighted",
 ]
