@@ -26,7 +26,7 @@ from graphc.frontend.checks import is_integer
 from graphc.frontend.init import generator
 from graphc.frontend.losses import check_labels, noted_labels
 from graphc.frontend.modules import Module
-from graphc.frontend.optim import Optimizer, accumulate, advance, evaluated
+from graphc.frontend.optim import Optimizer, accumulate, advance, evaluated, needs_full_batch
 from graphc.frontend.optim.schedules import Pace, Schedule
 from graphc.frontend.random import key as random_key
 from graphc.frontend.random import split as split_key
@@ -108,6 +108,9 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not is_integer(value, least=1):
             raise ArgumentError(f"fit: {name}: expected an integer of at least 1, got {value!r}")
+    for name, given in (("optimizer", optimizer), ("schedule", schedule)):
+        if isinstance(given, type) or (name == "schedule" and not (given is None or callable(given))):
+            raise ArgumentError(f"fit: {name}: expected an object of graphc.optim, got {given!r}")
     order = generator(seed)
     train = dataset(data, model.dtype, allow_nan)
     held: Dataset | None = None
@@ -130,7 +133,7 @@ def fit(
     task = Task(model, loss, stepping, chosen_metrics(metrics), target, threads, whole_metrics(metrics))
     if not task.trained:
         raise ArgumentError("fit: expected a model with parameters to train, got one with all of them frozen")
-    if getattr(optimizer, "full_batch", False) and (rows < len(train) or accumulate > 1):
+    if needs_full_batch(optimizer) and (rows < len(train) or accumulate > 1):
         raise ArgumentError(
             f"fit: batch_size: expected all {len(train)} rows in one batch for an optimiser with a line search, got {rows}"
         )

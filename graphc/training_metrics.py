@@ -23,6 +23,11 @@ def chosen_metrics(metrics: Metrics) -> dict[str, Scalar]:
     if metrics is None:
         return {}
     if isinstance(metrics, Mapping):
+        for name, metric in metrics.items():
+            if isinstance(metric, type):
+                raise ArgumentError(
+                    f"fit: metrics: {name}: expected a metric, as {metric.__name__}(), got the class"
+                )
         # a named metric under another name is one of the output of that name
         chosen = {
             name if callable(metric) or name == metric else f"{name}_{metric}": metric

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 
-from graphc.errors import ArtifactError
+from graphc.errors import ArgumentError, ArtifactError
 from graphc.ir.files import write_atomically
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def load_weights(
     """
     if isinstance(model, (str, os.PathLike)):
         return _arrays_of(model)
-    assert path is not None, "a model is loaded from a path"
+    if path is None:
+        raise ArgumentError("load_weights: expected a path besides the model, got none")
     arrays = {}
     for name, array in _arrays_of(path).items():
         new = _renamed(name, rename)

@@ -417,3 +417,28 @@ def test_metrics_over_the_whole_validation_set_are_not_means_over_batches() -> N
     train(model, (X, LABELS), loss=nn.cross_entropy, validation=held, metrics=chosen, callbacks=[stopping])
     with pytest.raises(ArgumentError, match=r"fit: metrics: expected validation data for f1, got none"):
         train(model, (X, LABELS), loss=nn.cross_entropy, metrics={"f1": metrics.F1()})
+
+
+def test_classes_in_the_place_of_objects_are_named() -> None:
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"optimizer": optim.Adam}, "fit: optimizer: expected an object of graphc.optim, got <class"),
+        ({"schedule": schedules.Cosine}, "fit: schedule: expected an object of graphc.optim, got <class"),
+        ({"schedule": 0.1}, "fit: schedule: expected an object of graphc.optim, got 0.1"),
+        (
+            {"metrics": {"f1": metrics.F1}, "validation": 0.5},
+            r"fit: metrics: f1: expected a metric, as F1\(\), got the class",
+        ),
+        (
+            {"optimizer": optim.clip_by_norm(optim.LBFGS(), 1.0)},
+            "batch_size: expected all 24 rows in one batch",
+        ),
+        (
+            {"optimizer": optim.groups({"0.*": optim.LBFGS()})},
+            "batch_size: expected all 24 rows in one batch",
+        ),
+    ]
+    for settings, text in cases:
+        with pytest.raises(ArgumentError, match=text):
+            train(linear(), **settings)
+    with pytest.raises(ArgumentError, match="load_weights: expected a path besides the model, got none"):
+        graphc.load_weights(linear())  # type: ignore[call-overload]

@@ -9,7 +9,15 @@ from __future__ import annotations
 from graphc.frontend.optim import schedules
 from graphc.frontend.optim.adam import Adam, AdamW, NAdam, RAdam
 from graphc.frontend.optim.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
-from graphc.frontend.optim.base import Arrays, Optimizer, Rate, advance, check_state, evaluated
+from graphc.frontend.optim.base import (
+    Arrays,
+    Optimizer,
+    Rate,
+    advance,
+    check_state,
+    evaluated,
+    needs_full_batch,
+)
 from graphc.frontend.optim.gradient import SGD, Lion
 from graphc.frontend.optim.lbfgs import LBFGS
 from graphc.frontend.optim.wrappers import accumulate, clip_by_norm, clip_by_value, ema, groups
@@ -37,5 +45,6 @@ __all__ = [
     "ema",
     "evaluated",
     "groups",
+    "needs_full_batch",
     "schedules",
 ]

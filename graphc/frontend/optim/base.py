@@ -71,6 +71,19 @@ def evaluated(optimizer: Optimizer, names: list[str]) -> dict[str, str]:
     return optimizer.evaluated(names) if isinstance(optimizer, HasEvaluated) else {}
 
 
+@runtime_checkable
+class NeedsFullBatch(Protocol):
+    """An optimiser, or what wraps one, that says whether it compares losses of different steps."""
+
+    @property
+    def full_batch(self) -> bool: ...
+
+
+def needs_full_batch(optimizer: Optimizer) -> bool:
+    """Whether each step must see the same data: with a line search it must."""
+    return isinstance(optimizer, NeedsFullBatch) and optimizer.full_batch
+
+
 class ByParameter:
     """The base of optimisers that treat each parameter alone.
 

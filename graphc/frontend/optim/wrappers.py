@@ -28,6 +28,7 @@ from graphc.frontend.optim.base import (
     check_arguments,
     check_fraction,
     evaluated,
+    needs_full_batch,
 )
 from graphc.frontend.promotion import result_type
 from graphc.ir.loc import here
@@ -41,6 +42,10 @@ class _Wrapper:
     @property
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
+
+    @property
+    def full_batch(self) -> bool:
+        return needs_full_batch(self.optimizer)
 
     def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
         """The state before the first step."""
@@ -254,6 +259,10 @@ class Groups:
     @property
     def learning_rate(self) -> float:
         return self.members[0][1].learning_rate
+
+    @property
+    def full_batch(self) -> bool:
+        return any(needs_full_batch(member) for _, member in self.members)
 
     def _names(self, names: list[str]) -> list[list[str]]:
         """The parameters of each group: a name belongs to the first pattern that fits it."""
