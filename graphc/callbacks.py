@@ -147,8 +147,8 @@ AnyCallback = Callback | Callable[[Run], bool | None]
 class EarlyStopping(Callback):
     """Stops when `monitor` was no better than its best by more than `min_delta` for `patience` epochs.
 
-    `mode` is "min" or "max"; by default what is named an accuracy is to grow, all else to fall. With `restore_best`
-    the weights of the best epoch are put back when the training ends, stopped early or not.
+    `mode` is "min" or "max"; by default what is named an accuracy, precision, recall, f1, auc or r2 is to grow, all else to
+    fall. With `restore_best` the weights of the best epoch are put back when the training ends, stopped early or not.
     Prechelt, Early Stopping - But When?, Neural Networks: Tricks of the Trade, 1998.
     Raises `ArgumentError` for settings that make no sense and, at the start, for a monitor that is not recorded.
 
@@ -180,7 +180,7 @@ class EarlyStopping(Callback):
     @property
     def grows(self) -> bool:
         """True where larger is better."""
-        return self.mode == "max" if self.mode else self.monitor.endswith("accuracy")
+        return _grows(self.mode, self.monitor)
 
     def begin(self, run: Run) -> None:
         _check_monitor("EarlyStopping", self.monitor, run)
@@ -249,7 +249,7 @@ class ReduceOnPlateau(Callback):
 
     def epoch(self, run: Run) -> None:
         value = run.history[self.monitor][-1]
-        grows = self.mode == "max" if self.mode else self.monitor.endswith("accuracy")
+        grows = _grows(self.mode, self.monitor)
         margin = self.threshold * self.best if self.threshold_mode == "rel" else self.threshold
         better = value > self.best + margin if grows else value < self.best - margin
         if (math.isnan(self.best) and not math.isnan(value)) or better:
@@ -264,6 +264,11 @@ class ReduceOnPlateau(Callback):
             if run.learning_rate - reduced > self.eps:
                 run.learning_rate = reduced
             self._resting, self._bad = self.cooldown, 0
+
+
+def _grows(mode: str | None, monitor: str) -> bool:
+    """True where larger is better: as the mode says, else as the number is named."""
+    return mode == "max" if mode else monitor.endswith(("accuracy", "precision", "recall", "f1", "auc", "r2"))
 
 
 def _check_monitor(what: str, monitor: str, run: Run) -> None:

@@ -7,7 +7,7 @@ In: functions, or a model with its loss and optimiser. Out: `Entry` objects by n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin
 
@@ -137,12 +137,15 @@ def training_entries(
     # the key of a model that draws random numbers in training, as of dropout
     keys = {"key": u32[2]} if task.draws(x) else {}
 
+    copies = _copies_of_parameters(optimizer, zeros)
+
     def init(seed: Array) -> dict[str, object]:
         new_params, new_buffers = model.init(random.key(seed))
+        copied = {slot: new_params[name] for slot, name in copies.items()}
         return {
             "params": new_params,
             "buffers": new_buffers,
-            "state": {n: F.asarray(a) for n, a in first_state.items()},
+            "state": {n: copied[n] if n in copied else F.asarray(a) for n, a in first_state.items()},
             "random": {name: random.fold_in(random.key(seed), 1) for name in keys},
         }
 
@@ -176,3 +179,11 @@ def training_entries(
                             ("params", "buffers", "state", "random"),
                             doc=f"One step of training: updates weights and state in place, gives the {numbers}."),
     }  # fmt: skip
+
+
+def _copies_of_parameters(optimizer: Optimizer, zeros: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The arrays of an optimiser's first state that are copies of parameters, and of which: averages begin so."""
+    first = optimizer.init(zeros)
+    other = optimizer.init({name: np.ones_like(array) for name, array in zeros.items()})
+    changed = [slot for slot, array in first.items() if not np.array_equal(array, other[slot])]
+    return {slot: max((n for n in zeros if slot.endswith(f".{n}")), key=len) for slot in changed}

@@ -230,6 +230,24 @@ def test_exported_steps_of_frozen_models_keep_the_arguments_of_predict() -> None
     assert list(frozen["train_step"].specs[2]) == ["momentum.head.weight", "momentum.head.bias"]  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    "optimizer", [optim.ema(optim.SGD(0.1)), optim.LBFGS(), optim.groups({"0.*": optim.ema(optim.SGD(0.1))})]
+)
+def test_exported_first_states_hold_the_drawn_weights_where_they_are_copies(
+    optimizer: optim.Optimizer,
+) -> None:
+    entries = graphc.training_entries(linear(), nn.mse, optimizer, (graphc.f64[8, 3], graphc.f64[8, 2]))
+    first = graphc.compile(entries["init"].function, np.int64(3))(np.int64(3))
+    weight = first["params"]["0.weight"]  # type: ignore[call-overload,index]
+    copies = [a for n, a in first["state"].items() if n.endswith(("ema.0.weight", "accepted.0.weight"))]  # type: ignore[call-overload,index]
+    assert len(copies) == 1 and weight.any()
+    np.testing.assert_array_equal(copies[0], weight)
+    step = entries["train_step"]
+    given = [first["params"], first["buffers"], first["state"], {}, np.float64(0.1), X[:8], Y[:8]]  # type: ignore[call-overload,index]
+    new = graphc.compile(step.function, *step.specs)(*given)
+    assert (new["params"]["0.weight"] != weight).any()  # type: ignore[call-overload,index]
+
+
 def test_some_weights_are_loaded_and_the_rest_reported(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     source, model = Net().init(1), Net().init(2)
