@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGES = ("tutorial.md", "debugging.md")
+PAGES = ("tutorial.md", "debugging.md", "training.md")
 VARIES, LLVM = "<!-- varies -->\n", "<!-- depends on LLVM -->\n"
 _BLOCK = re.compile(
     rf"(?P<mark>{VARIES}|{LLVM})?^```(?P<kind>python|text|console)\n(?P<body>.*?)^```\n",

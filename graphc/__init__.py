@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphc import errors as errors
+    from graphc import metrics as metrics
     from graphc.batched import vmap as vmap
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
+    from graphc.callbacks import ReduceOnPlateau as ReduceOnPlateau
     from graphc.calls import checkpoint as checkpoint
     from graphc.calls import custom_vjp as custom_vjp
+    from graphc.checkpoints import Checkpoint as Checkpoint
     from graphc.compiler import compile as compile
     from graphc.control import cond as cond
     from graphc.control import scan as scan
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from graphc.ir.verify import verify as verify
     from graphc.jacobians import hessian as hessian
     from graphc.jacobians import jacobian as jacobian
+    from graphc.minimization import minimize as minimize
     from graphc.mixed import mixed_precision as mixed_precision
     from graphc.onnx_export import to_onnx as to_onnx
     from graphc.runtime.library import load as load
@@ -129,9 +133,12 @@ _PLACES = {
     "vmap": "graphc.batched",
     **dict.fromkeys(("lanczos_eigenvalues", "spectral_density"), "graphc.curvature"),
     **dict.fromkeys(("fit", "DivergedError"), "graphc.training"),
-    **dict.fromkeys(("EarlyStopping", "History"), "graphc.callbacks"),
+    **dict.fromkeys(("EarlyStopping", "History", "ReduceOnPlateau"), "graphc.callbacks"),
+    "Checkpoint": "graphc.checkpoints",
+    "minimize": "graphc.minimization",
     **dict.fromkeys(("save_weights", "load_weights"), "graphc.weights"),
     "errors": "graphc.errors:",
+    "metrics": "graphc.metrics:",
     "nn": "graphc.frontend.nn:",
     "optim": "graphc.frontend.optim:",
     "init": "graphc.frontend.init:",

@@ -79,7 +79,9 @@ class Run:
     """A training that is under way, as callbacks see it. `learning_rate` may be set between epochs.
 
     `params` are the weights now, by name, `buffers` what the model keeps besides: `keep` copies both, `restore`
-    puts a copy back.
+    puts a copy back. `weights` are those with which the model is evaluated: averages, where the optimiser keeps some.
+    With a schedule `learning_rate` is the base that it gets, `rate` what it made of it for the last step. `state` is
+    the optimiser's; on a GPU `fetch_all` brings it up to date.
     """
 
     model: Module
@@ -90,14 +92,32 @@ class Run:
     epochs: int
     learning_rate: float
     epoch: int = 0  # epochs completed
+    rate: float = math.nan
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    random: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # the key of a model that draws random numbers
+    order: np.random.Generator = field(default_factory=np.random.default_rng)  # draws the order of the rows
+    judged: dict[str, str] = field(
+        default_factory=dict
+    )  # weights that are evaluated as an array of the state
+    fetch_all: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights with which the model is evaluated."""
+        return {n: self.state[self.judged[n]] if n in self.judged else a for n, a in self.params.items()}
+
+    def _changing(self) -> dict[str, np.ndarray]:
+        return {**self.params, **self.buffers, **{name: self.state[name] for name in self.judged.values()}}
 
     def keep(self) -> dict[str, np.ndarray]:
         """A copy of the weights and buffers."""
-        return {name: array.copy() for name, array in {**self.params, **self.buffers}.items()}
+        return {name: array.copy() for name, array in self._changing().items()}
 
     def restore(self, kept: Mapping[str, np.ndarray]) -> None:
         """Puts a copy of the weights and buffers back."""
-        for name, array in {**self.params, **self.buffers}.items():
+        for name, array in self._changing().items():
             np.copyto(array, kept[name])
 
 
@@ -127,8 +147,8 @@ AnyCallback = Callback | Callable[[Run], bool | None]
 class EarlyStopping(Callback):
     """Stops when `monitor` was no better than its best by more than `min_delta` for `patience` epochs.
 
-    `mode` is "min" or "max"; by default what is named an accuracy is to grow, all else to fall. With `restore_best`
-    the weights of the best epoch are put back when the training ends, stopped early or not.
+    `mode` is "min" or "max"; by default what is named an accuracy, precision, recall, f1, auc or r2 is to grow, all else to
+    fall. With `restore_best` the weights of the best epoch are put back when the training ends, stopped early or not.
     Prechelt, Early Stopping - But When?, Neural Networks: Tricks of the Trade, 1998.
     Raises `ArgumentError` for settings that make no sense and, at the start, for a monitor that is not recorded.
 
@@ -160,14 +180,10 @@ class EarlyStopping(Callback):
     @property
     def grows(self) -> bool:
         """True where larger is better."""
-        return self.mode == "max" if self.mode else self.monitor.endswith("accuracy")
+        return _grows(self.mode, self.monitor)
 
     def begin(self, run: Run) -> None:
-        if self.monitor not in run.names:
-            hint = ": pass validation=" if self.monitor.startswith("val_") else ""
-            raise ArgumentError(
-                f"EarlyStopping: monitor: expected one of {', '.join(run.names)}, got {self.monitor!r}{hint}"
-            )
+        _check_monitor("EarlyStopping", self.monitor, run)
         self.best, self.best_epoch, self._kept = math.nan, 0, None
 
     def epoch(self, run: Run) -> bool:
@@ -182,6 +198,83 @@ class EarlyStopping(Callback):
         if self._kept is not None:
             run.restore(self._kept)
             self._kept = None
+
+
+@dataclass(eq=False)
+class ReduceOnPlateau(Callback):
+    """Multiplies the learning rate by `factor` when `monitor` got no better for more than `patience` epochs.
+
+    Better is by more than `threshold`, of the best value ("rel") or as it is ("abs", `threshold_mode`). After a reduction
+    `cooldown` epochs don't count. The rate stays at `min_rate` or above. As torch.optim.lr_scheduler.ReduceLROnPlateau;
+    with a schedule it reduces the base of that. Raises `ArgumentError` for settings that make no sense and, at the start,
+    for a monitor that is not recorded.
+
+    >>> ReduceOnPlateau(patience=3).monitor
+    'val_loss'
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    monitor: str = "val_loss"
+    mode: str | None = None
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    min_rate: float = 0.0
+    eps: float = 1e-8
+    best: float = field(default=math.nan, init=False)
+    _bad: int = field(default=0, init=False, repr=False)
+    _resting: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.factor < 1:
+            raise ArgumentError(
+                f"ReduceOnPlateau: factor: expected a number from 0 to below 1, got {self.factor!r}"
+            )
+        for name in ("patience", "cooldown"):
+            if not is_integer(getattr(self, name), least=0):
+                raise ArgumentError(
+                    f"ReduceOnPlateau: {name}: expected an integer of at least 0, got {getattr(self, name)!r}"
+                )
+        if self.mode not in (None, "min", "max"):
+            raise ArgumentError(f"ReduceOnPlateau: mode: expected 'min' or 'max', got {self.mode!r}")
+        if self.threshold_mode not in ("rel", "abs"):
+            raise ArgumentError(
+                f"ReduceOnPlateau: threshold_mode: expected 'rel' or 'abs', got {self.threshold_mode!r}"
+            )
+
+    def begin(self, run: Run) -> None:
+        _check_monitor("ReduceOnPlateau", self.monitor, run)
+        self.best, self._bad, self._resting = math.nan, 0, 0
+
+    def epoch(self, run: Run) -> None:
+        value = run.history[self.monitor][-1]
+        grows = _grows(self.mode, self.monitor)
+        margin = self.threshold * self.best if self.threshold_mode == "rel" else self.threshold
+        better = value > self.best + margin if grows else value < self.best - margin
+        if (math.isnan(self.best) and not math.isnan(value)) or better:
+            self.best, self._bad = value, 0
+        else:
+            self._bad += 1
+        if self._resting:
+            self._resting -= 1
+            self._bad = 0
+        if self._bad > self.patience:
+            reduced = max(run.learning_rate * self.factor, self.min_rate)
+            if run.learning_rate - reduced > self.eps:
+                run.learning_rate = reduced
+            self._resting, self._bad = self.cooldown, 0
+
+
+def _grows(mode: str | None, monitor: str) -> bool:
+    """True where larger is better: as the mode says, else as the number is named."""
+    return mode == "max" if mode else monitor.endswith(("accuracy", "precision", "recall", "f1", "auc", "r2"))
+
+
+def _check_monitor(what: str, monitor: str, run: Run) -> None:
+    if monitor not in run.names:
+        hint = ": pass validation=" if monitor.startswith("val_") else ""
+        raise ArgumentError(f"{what}: monitor: expected one of {', '.join(run.names)}, got {monitor!r}{hint}")
 
 
 class _Bar(Protocol):

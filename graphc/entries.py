@@ -7,7 +7,7 @@ In: functions, or a model with its loss and optimiser. Out: `Entry` objects by n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin
 
@@ -23,7 +23,8 @@ from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import function_name, type_of
 from graphc.ir.graph import Graph
 from graphc.ir.types import TensorType, dtype_of, i64, u32
-from graphc.training import Metrics, Scalar, Task, chosen_metrics
+from graphc.training_metrics import Metrics, Scalar, chosen_metrics
+from graphc.training_task import Task
 
 Arrays = dict[str, Array]
 Function = Callable[..., object] | Graph | CompiledFunction
@@ -128,20 +129,24 @@ def training_entries(
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
-    first_state = optimizer.init({n: np.zeros(t.shape, t.dtype.numpy) for n, t in params.items()})
+    task = Task(model, loss, optimizer, chosen_metrics(metrics))
+    zeros = {n: np.zeros(t.shape, t.dtype.numpy) for n, t in task.chosen(params).items()}
+    first_state = optimizer.init(zeros)
     state = {name: TensorType(dtype_of(array.dtype), array.shape) for name, array in first_state.items()}
     rate = TensorType(model.dtype, ())
-    task = Task(model, loss, optimizer, chosen_metrics(metrics))
 
     # the key of a model that draws random numbers in training, as of dropout
     keys = {"key": u32[2]} if task.draws(x) else {}
 
+    copies = _copies_of_parameters(optimizer, zeros)
+
     def init(seed: Array) -> dict[str, object]:
         new_params, new_buffers = model.init(random.key(seed))
+        copied = {slot: new_params[name] for slot, name in copies.items()}
         return {
             "params": new_params,
             "buffers": new_buffers,
-            "state": {n: F.asarray(a) for n, a in first_state.items()},
+            "state": {n: copied[n] if n in copied else F.asarray(a) for n, a in first_state.items()},
             "random": {name: random.fold_in(random.key(seed), 1) for name in keys},
         }
 
@@ -175,3 +180,11 @@ def training_entries(
                             ("params", "buffers", "state", "random"),
                             doc=f"One step of training: updates weights and state in place, gives the {numbers}."),
     }  # fmt: skip
+
+
+def _copies_of_parameters(optimizer: Optimizer, zeros: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The arrays of an optimiser's first state that are copies of parameters, and of which: averages begin so."""
+    first = optimizer.init(zeros)
+    other = optimizer.init({name: np.ones_like(array) for name, array in zeros.items()})
+    changed = [slot for slot, array in first.items() if not np.array_equal(array, other[slot])]
+    return {slot: max((n for n in zeros if slot.endswith(f".{n}")), key=len) for slot in changed}

@@ -7,46 +7,36 @@ Between two steps Python gathers the next rows into fixed buffers and reads one 
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import numpy as np
 
+from graphc import checkpoints
 from graphc.callbacks import AnyCallback, Callback, EarlyStopping, History, Progress, Run
-from graphc.compiler import CompiledFunction, compile, is_cuda
-from graphc.data import Batch, Dataset, batch_starts, dataset, split
+from graphc.compiler import CompiledFunction, compile
+from graphc.data import Batch, Dataset, Nest, batch_starts, dataset, mapped, split
 from graphc.errors import ArgumentError, GraphcError, ShapeError
-from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.init import generator
-from graphc.frontend.loss_scaling import LossScaling
-from graphc.frontend.losses import accuracy, check_labels
 from graphc.frontend.modules import Module
-from graphc.frontend.optim import Optimizer
-from graphc.frontend.parameters import Parameter
+from graphc.frontend.optim import Optimizer, accumulate, evaluated, needs_full_batch
+from graphc.frontend.optim.schedules import Pace, Schedule
 from graphc.frontend.random import key as random_key
-from graphc.frontend.random import split as split_key
-from graphc.frontend.tracer import trace
-from graphc.ir.types import TensorType, dtype_of, f32, u32
-from graphc.mixed import mixed_precision
-from graphc.runtime.executable import aligned_empty
-from graphc.transforms import value_and_grad
-
-if TYPE_CHECKING:
-    from graphc.codegen.target import Precision
-    from graphc.runtime.cuda import DeviceArray
+from graphc.ir.types import f32
+from graphc.training_memory import LastGood, Memory, aligned, publish
+from graphc.training_metrics import Metrics as Metrics
+from graphc.training_metrics import Scalar as Scalar
+from graphc.training_metrics import chosen_metrics as chosen_metrics
+from graphc.training_metrics import whole_metrics
+from graphc.training_task import NumPy, Task, rows_of
 
 __all__ = ["Callback", "DivergedError", "EarlyStopping", "History", "Run", "fit"]
 
-Scalar = Callable[[Array, Array], Array]  # a loss or a metric of (prediction, target)
-Arrays = dict[str, Array]
-Differentiated = Callable[[Arrays], tuple[tuple[Array, tuple[Arrays, Arrays]], Arrays]]
-NumPy = dict[str, np.ndarray]
-Metrics = str | Sequence[str] | Mapping[str, Scalar] | None
 PRECISIONS = ("f32", "bf16", "f16")
-NAMED_METRICS: dict[str, Scalar] = {"accuracy": accuracy}
 
 
 class DivergedError(GraphcError, ArithmeticError):
@@ -55,15 +45,18 @@ class DivergedError(GraphcError, ArithmeticError):
 
 def fit(
     model: Module,
-    data: tuple[np.ndarray, np.ndarray],
+    data: tuple[Nest, Nest],
     *,
     loss: Scalar,
     optimizer: Optimizer,
     epochs: int = 1,
     batch_size: int = 32,
-    validation: float | tuple[np.ndarray, np.ndarray] | None = None,
+    validation: float | tuple[Nest, Nest] | None = None,
     metrics: Metrics = None,
     callbacks: Sequence[AnyCallback] = (),
+    schedule: Schedule | None = None,
+    accumulate: int = 1,
+    resume: str | os.PathLike[str] | None = None,
     seed: int = 0,
     drop_last: bool = False,
     allow_nan: bool = False,
@@ -80,7 +73,18 @@ def fit(
     from `seed`, which also draws the weights that have no values yet. The last batch may be smaller (a second
     function is compiled for it) unless `drop_last`. `validation` is data of its own, or the fraction of rows to draw
     and hold back; it is evaluated after each epoch. `metrics` is "accuracy", or a dict of functions of (prediction,
-    target) that give scalars. The learning rate is the optimiser's; callbacks may set ``run.learning_rate``.
+    target) that give scalars; those of `graphc.metrics`, over whole data sets, are computed for the validation only.
+
+    Inputs and targets may be dicts or tuples of arrays. A tuple of inputs is as many arguments of the model's `forward`,
+    a dict is one; predictions may be nests, too, and `loss` takes them as they are (`graphc.nn.weighted` sums losses of
+    several outputs). In a dict of metrics a named one under an output's name, ``{"digit": "accuracy"}``, is that output's.
+
+    The learning rate is the optimiser's; callbacks may set ``run.learning_rate``. `schedule` makes of it, and of the
+    number of epochs done, the rate of an epoch (of `graphc.optim.schedules`; `by_step` counts steps). With `accumulate` k
+    the optimiser takes a step after k batches, with their mean gradient; what an epoch leaves over goes into the next.
+    Parameters that `Module.freeze` keeps are not trained. `resume` is a file of `graphc.Checkpoint`: the training goes on
+    after its last epoch, up to `epochs` in all.
+
     `memory_budget` is that of `compile`, for a step: at most so many bytes for what lies between weights and losses.
 
     With `precision` "bf16" or "f16" the products of a step read numbers of 16 bits and are summed in f32, forwards and
@@ -103,6 +107,9 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not is_integer(value, least=1):
             raise ArgumentError(f"fit: {name}: expected an integer of at least 1, got {value!r}")
+    for name, given in (("optimizer", optimizer), ("schedule", schedule)):
+        if isinstance(given, type) or (name == "schedule" and not (given is None or callable(given))):
+            raise ArgumentError(f"fit: {name}: expected an object of graphc.optim, got {given!r}")
     order = generator(seed)
     train = dataset(data, model.dtype, allow_nan)
     held: Dataset | None = None
@@ -125,153 +132,45 @@ def fit(
         raise ArgumentError(
             f"fit: precision: expected a model of f32 for {precision}, got one of {model.dtype.name}"
         )
-    task = Task(model, loss, optimizer, chosen_metrics(metrics), target, threads, precision, memory_budget)
+    if not is_integer(accumulate, least=1):
+        raise ArgumentError(f"fit: accumulate: expected an integer of at least 1, got {accumulate!r}")
+    task = Task(
+        model, loss, accumulated(optimizer, accumulate), chosen_metrics(metrics), target, threads,
+        whole=whole_metrics(metrics), precision=precision, memory_budget=memory_budget,
+    )  # fmt: skip
+    if not task.trained:
+        raise ArgumentError("fit: expected a model with parameters to train, got one with all of them frozen")
+    if needs_full_batch(optimizer) and (rows < len(train) or accumulate > 1):
+        raise ArgumentError(
+            f"fit: batch_size: expected all {len(train)} rows in one batch for an optimiser with a line search, got {rows}"
+        )
+    if task.whole and held is None:
+        raise ArgumentError(f"fit: metrics: expected validation data for {', '.join(task.whole)}, got none")
     task.check(train, rows, "data")
     if held is not None:
         task.check(held, min(batch_size, len(held)), "validation")
-    return _train(task, train, held, rows, epochs, order, seed, callbacks, drop_last, progress)
+    pace = Pace(schedule, accumulate)
+    return _train(task, train, held, rows, epochs, order, seed, callbacks, drop_last, progress, pace, resume)
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What is trained, and the traced functions that are compiled for it."""
-
-    model: Module
-    loss: Scalar
-    optimizer: Optimizer
-    metrics: Mapping[str, Scalar]
-    target: str = "cpu"
-    threads: int | None = None
-    precision: str = "f32"
-    memory_budget: int | str | None = None
-
-    @property
-    def scaling(self) -> LossScaling | None:
-        """How the loss is scaled; bf16 has f32's exponents and needs none."""
-        return LossScaling() if self.precision == "f16" else None
-
-    @property
-    def tensor_cores(self) -> Precision:
-        """How a GPU multiplies in a step: its tensor cores round what they read, so that the graph stays as it is."""
-        return cast("Precision", self.precision) if is_cuda(self.target) else "f32"
-
-    def init(self, params: Mapping[str, np.ndarray]) -> NumPy:
-        """The state of the optimiser, and of the scaling of the loss, before the first step."""
-        return {**self.optimizer.init(params), **(self.scaling.init() if self.scaling else {})}
-
-    def predict(self, params: Arrays, buffers: Arrays, x: Array) -> Array:
-        return self.model.apply(params, buffers, x)[0]
-
-    def step(
-        self,
-        params: Arrays,
-        buffers: Arrays,
-        state: Arrays,
-        random: Arrays,
-        learning_rate: Array,
-        x: Array,
-        y: Array,
-    ) -> tuple[Arrays, Arrays, Arrays, Arrays, Arrays]:
-        """One step: new weights, new buffers, new optimiser state, a new key, and the numbers of this batch.
-
-        `random` holds the key of a model that draws random numbers, else nothing.
-        """
-        scaling = self.scaling
-        if scaling is None:
-            grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y)
-            new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-            return new_params, new_buffers, new_state, new_random, numbers
-        own, state = scaling.split(state)
-        grads, new_buffers, new_random, numbers = self.gradients(params, buffers, random, x, y, own)
-        grads, finite = scaling.unscaled(grads, own)
-        new_params, new_state = self.optimizer.update(params, grads, state, learning_rate)
-        new_params, new_buffers, new_state = (
-            scaling.kept(finite, new, old)
-            for new, old in ((new_params, params), (new_buffers, buffers), (new_state, state))
-        )
-        return new_params, new_buffers, {**new_state, **scaling.adapted(own, finite)}, new_random, numbers
-
-    def gradients(
-        self,
-        params: Arrays,
-        buffers: Arrays,
-        random: Arrays,
-        x: Array,
-        y: Array,
-        scale: Mapping[str, Array] | None = None,
-    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """The gradient of the loss by each parameter, new buffers, a new key, and the numbers of this batch.
-
-        With the state of the scaling it is the gradient of the scaled loss.
-        """
-        key: Array | None = None
-        if random:
-            keys = split_key(random["key"])
-            random, key = {"key": keys[0]}, keys[1]
-
-        def objective(params: Arrays) -> tuple[Array, tuple[Arrays, Arrays]]:
-            prediction, new_buffers = self.model.apply(params, buffers, x, key=key, train=True)
-            loss = self.loss(prediction, y)
-            scaled = self.scaling.scaled(loss, scale) if self.scaling and scale is not None else loss
-            return scaled, (new_buffers, {"loss": loss, **self._scores(prediction, y)})
-
-        derived = value_and_grad(objective, has_aux=True)
-        if self.precision != "f32" and not is_cuda(self.target):
-            derived = mixed_precision(derived, self.precision)
-        (_, (new_buffers, numbers)), grads = cast("Differentiated", derived)(params)
-        return grads, new_buffers, random, numbers
-
-    def evaluate(self, params: Arrays, buffers: Arrays, x: Array, y: Array) -> Arrays:
-        """The numbers of a batch, without a step."""
-        prediction = self.predict(params, buffers, x)
-        return {"loss": self.loss(prediction, y), **self._scores(prediction, y)}
-
-    def _scores(self, prediction: Array, y: Array) -> Arrays:
-        return {name: metric(prediction, y) for name, metric in self.metrics.items()}
-
-    def draws(self, x: TensorType) -> bool:
-        """Whether the model draws random numbers in training on batches of this type."""
-        params, buffers = self.model.parameters, self.model.buffers
-
-        def forward(params: Arrays, buffers: Arrays, x: Array, key: Array) -> Array:
-            return self.model.apply(params, buffers, x, key=key, train=True)[0]
-
-        graph = trace(forward, params, buffers, x, u32[2])
-        return any(v == graph.inputs[-1] for node in graph.nodes for v in node.operands)
-
-    def check(self, data: Dataset, rows: int, what: str) -> None:
-        """Checks labels against the width of the model's output, and that the loss is a scalar."""
-        params, buffers = self.model.parameters, self.model.buffers
-        x, y = _rows_of(data.x, rows), _rows_of(data.y, rows)
-        (prediction,) = trace(self.predict, params, buffers, x).output_types
-        if dtype_of(data.y.dtype).is_integer and data.y.ndim == 1 and prediction.rank == 2:
-            try:
-                check_labels(data.y, prediction.shape[1])
-            except ArgumentError as error:
-                raise ArgumentError(f"{what}: {error}") from None
-        graph = trace(self.evaluate, params, buffers, x, y)
-        for name, type in zip(("loss", *self.metrics), graph.output_types, strict=True):
-            if type.shape != ():
-                raise ShapeError(f"fit: {name}: expected a scalar, got {type!r}")
-
-
-def _rows_of(array: np.ndarray, rows: int) -> TensorType:
-    """The type of so many rows of an array."""
-    return TensorType(dtype_of(array.dtype), (rows, *array.shape[1:]))
+accumulated = accumulate  # `fit` has an argument of this name
 
 
 class _Stepper:
     """A compiled function, bound to the memory of the weights and of one batch."""
 
-    def __init__(self, task: Task, batch: Batch, memory: _Memory, rate: np.ndarray | None) -> None:
+    def __init__(self, task: Task, batch: Batch, memory: Memory, rate: np.ndarray | None) -> None:
         params, buffers = memory.params, memory.buffers
+        self.batch = batch
         if rate is None:
             function = compile(
-                task.evaluate, params, buffers, batch.x, batch.y,
+                task.judge if task.whole else task.evaluate, memory.judged, buffers, batch.x, batch.y,
                 target=task.target, threads=task.threads,
             )  # fmt: skip
-            self._call = function.bind(params, buffers, batch.x, batch.y)
-            numbers = cast(NumPy, self._call.outputs)
+            self._call = function.bind(memory.judged, buffers, batch.x, batch.y)
+            outputs = self._call.outputs
+            numbers = cast(NumPy, cast("tuple[NumPy, object]", outputs)[0] if task.whole else outputs)
+            self.prediction = cast("tuple[NumPy, Nest]", outputs)[1] if task.whole else ()
         else:
             function = compile(
                 task.step, params, buffers, memory.state, memory.random, rate, batch.x, batch.y,
@@ -291,6 +190,17 @@ class _Stepper:
         return cast(float, self._loss.item())
 
 
+def _hosted(nest: Nest) -> np.ndarray:
+    """Arrays for a metric, brought from a device where they are on one; a nest stays a nest."""
+    return cast(
+        "np.ndarray", mapped(lambda a: a if isinstance(a, np.ndarray) else cast(_OnDevice, a).numpy(), nest)
+    )
+
+
+class _OnDevice(Protocol):
+    def numpy(self) -> np.ndarray: ...
+
+
 class _Pass:
     """Goes over a data set in batches and sums the numbers of each, weighted by rows."""
 
@@ -299,10 +209,11 @@ class _Pass:
         task: Task,
         data: Dataset,
         rows: int,
-        memory: _Memory,
+        memory: Memory,
         rate: np.ndarray | None,
         drop_last: bool = False,
     ) -> None:
+        self._metrics = list(task.whole.values()) if rate is None else []
         self.batches = list(batch_starts(len(data), rows, drop_last))
         self.count = self.batches[-1][1]
         self._full = _Stepper(task, Batch(data, rows), memory, rate)
@@ -313,14 +224,25 @@ class _Pass:
     def __call__(self, order: np.ndarray) -> Iterator[float]:
         """Runs the batches; after each, its loss."""
         self.totals = [0.0] * (1 + len(self._full.scores))
+        for metric in self._metrics:
+            metric.start()
+        totals, full, metrics = self.totals, self._rows, self._metrics
         for start, end in self.batches:
             rows = end - start
-            stepper = self._full if rows == self._rows else self._tail
+            stepper = self._full if rows == full else self._tail
             loss = stepper(order[start:end])
             yield loss
-            self.totals[0] += loss * rows
-            for position, score in enumerate(stepper.scores, 1):
-                self.totals[position] += score.item() * rows
+            totals[0] += loss * rows
+            if stepper.scores:
+                for position, score in enumerate(stepper.scores, 1):
+                    totals[position] += score.item() * rows
+            if metrics:
+                for metric in metrics:
+                    metric.accumulate(_hosted(stepper.prediction), _hosted(stepper.batch.y))
+
+    def whole(self) -> list[float]:
+        """The metrics over all rows of the last run."""
+        return [float(metric.finish()) for metric in self._metrics]
 
     @property
     def compiled(self) -> CompiledFunction:
@@ -343,57 +265,77 @@ def _train(
     callbacks: Sequence[AnyCallback],
     drop_last: bool,
     progress: bool,
+    pace: Pace,
+    resume: str | os.PathLike[str] | None,
 ) -> History:
     history = History()
     numbers = ("loss", *task.metrics)
-    names = (*numbers, *(f"val_{n}" for n in numbers if held is not None), "seconds", "us_per_step")
+    held_numbers = tuple(f"val_{n}" for n in (*numbers, *task.whole)) if held is not None else ()
+    rates = () if pace.schedule is None else ("learning_rate",)
+    names = (*numbers, *held_numbers, *rates, "seconds", "us_per_step")
     # training works on copies: the model's own arrays change once an epoch, so that they are never half a step
     entries = (
         task.model.entries
     )  # found once: a walk through the modules takes as long as a small model's step
-    params = _aligned(task.model.parameters)
-    buffers = _aligned(task.model.buffers)
-    state = _aligned(task.init(params))
+    params = aligned(task.model.parameters)
+    state = aligned(task.init(params))
     rate = np.zeros((), task.model.dtype.numpy)
-    run = Run(task.model, params, buffers, history, names, epochs, float(task.optimizer.learning_rate))
+    run = Run(
+        task.model, params, aligned(task.model.buffers), history, names, epochs,
+        float(task.optimizer.learning_rate), state=state, order=order,
+        random=aligned({"key": random_key(seed)} if task.draws(rows_of(train.x, rows)) else {}),
+        judged=evaluated(task.optimizer, task.trained),
+    )  # fmt: skip
+    if resume is not None:
+        checkpoints.restore(run, resume)
     watchers = [c if isinstance(c, Callback) else _Function(c) for c in callbacks]
     for watcher in watchers:
         watcher.begin(run)
-    random = _aligned({"key": random_key(seed)} if task.draws(_rows_of(train.x, rows)) else {})
-    memory = _Memory(run, state, random, task.target)
+    memory = Memory(run, task.target)
+    run.fetch_all = memory.fetch_all
     training = _Pass(task, train, rows, memory, rate, drop_last)
     validating = _Pass(task, held, min(rows, len(held)), memory, None) if held is not None else None
     history.step = training.compiled
+    searches = bool(
+        getattr(task.optimizer, "full_batch", False)
+    )  # a line search may try points without a loss
     bar = Progress(progress, epochs, len(training.batches))
-    weights = _LastGood(run)
+    weights = LastGood(run)
+    by_step, finite = pace.by_step, math.isfinite  # looked up once: what a small model's step feels
     try:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(run.epoch + 1, epochs + 1):
             started = time.perf_counter()
-            rate[()] = run.learning_rate
+            before = (epoch - 1) * len(training.batches)
+            rate[()] = run.rate = pace.rate(run.learning_rate, epoch - 1, before)
             step = 0
             for loss in training(order.permutation(len(train))):
                 step += 1
-                if not math.isfinite(loss):
+                if by_step and step < len(training.batches):
+                    rate[()] = run.rate = pace.rate(run.learning_rate, epoch - 1, before + step)
+                if not finite(loss) and not searches:
                     raise DivergedError(_diverged("loss", f"a loss of {loss}", epoch, step))
                 if step == 1:
                     weights.confirm()
-                bar.steps(1)
+                if progress:
+                    bar.steps(1)
             memory.fetch()
             trained = time.perf_counter() - started
-            bad = next((name for name, array in params.items() if not np.isfinite(array).all()), None)
+            bad = next((name for name, array in run.weights.items() if not np.isfinite(array).all()), None)
             if bad is not None:
                 raise DivergedError(_diverged(bad, "a weight that is not finite", epoch, step))
             record = dict(zip(numbers, training.means(), strict=True))
             if validating is not None and held is not None:
                 for _ in validating(np.arange(len(held))):
                     pass
-                record.update(zip((f"val_{n}" for n in numbers), validating.means(), strict=True))
+                record.update(zip(held_numbers, (*validating.means(), *validating.whole()), strict=True))
+            if rates:
+                record["learning_rate"] = run.rate
             bar.epoch(epoch, record)
             record.update(seconds=time.perf_counter() - started, us_per_step=1e6 * trained / step)
             history.record(record)
             run.epoch = epoch
             weights.propose()
-            _publish(entries, run)
+            publish(entries, run)
             stops = [watcher.epoch(run) for watcher in watchers]  # every one is asked
             memory.send()
             if any(stops):
@@ -410,68 +352,8 @@ def _train(
         bar.close()
         for watcher in watchers:
             watcher.end(run)
-        _publish(entries, run)
+        publish(entries, run)
     return history
-
-
-class _Memory:
-    """What training changes, where its steps run: weights, buffers, the optimiser's state.
-
-    On a device they stay between steps. The arrays of `run` are what the host sees of them: `fetch` brings those up to
-    date, `send` what a callback wrote there. On the processor both are the same arrays.
-    """
-
-    def __init__(self, run: Run, state: NumPy, random: NumPy, target: str) -> None:
-        self.params: Mapping[str, object] = run.params
-        self.buffers: Mapping[str, object] = run.buffers
-        self.state: Mapping[str, object] = state
-        self.random: Mapping[str, object] = random  # the key of a model that draws random numbers
-        self._pairs: list[tuple[DeviceArray, np.ndarray]] = []
-        if is_cuda(target):
-            from graphc.runtime.cuda import asarray
-
-            on_device = [
-                {name: asarray(a) for name, a in arrays.items()}
-                for arrays in (run.params, run.buffers, state, random)
-            ]
-            self.params, self.buffers, self.state, self.random = on_device
-            self._pairs = [
-                (arrays[name], host)
-                for arrays, hosts in zip(on_device, (run.params, run.buffers))
-                for name, host in hosts.items()
-            ]
-
-    def fetch(self) -> None:
-        for array, host in self._pairs:
-            array.numpy(out=host)
-
-    def send(self) -> None:
-        for array, host in self._pairs:
-            array.copy_from(host)
-
-
-class _LastGood:
-    """Copies of the weights from which training can be taken up again after it diverged.
-
-    Weights count as good once a step from them gave a finite loss; until then the ones before them are kept too.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._good = run.keep()
-        self._proposed: NumPy | None = None
-
-    def propose(self) -> None:
-        """The weights now, at the end of an epoch, may be good."""
-        self._proposed = self._run.keep()
-
-    def confirm(self) -> None:
-        """A step from the proposed weights gave a finite loss."""
-        if self._proposed is not None:
-            self._good, self._proposed = self._proposed, None
-
-    def restore(self) -> None:
-        self._run.restore(self._good)
 
 
 @dataclass(frozen=True, eq=False)
@@ -484,45 +366,15 @@ class _Function(Callback):
         return self.function(run)
 
 
-def _aligned(arrays: Mapping[str, np.ndarray]) -> NumPy:
-    """Copies whose vectors lie within cache lines, which NumPy's own memory does not promise."""
-    copies = {name: aligned_empty(array.shape, array.dtype) for name, array in arrays.items()}
-    for name, copy in copies.items():
-        copy[...] = arrays[name]
-    return copies
-
-
-def _publish(entries: Mapping[str, Parameter], run: Run) -> None:
-    """Copies weights and buffers into the model's own arrays."""
-    for name, entry in entries.items():
-        np.copyto(entry.array, run.params[name] if entry.trained else run.buffers[name])
-
-
-def chosen_metrics(metrics: Metrics) -> dict[str, Scalar]:
-    if metrics is None:
-        return {}
-    if isinstance(metrics, Mapping):
-        chosen = dict(metrics)
-    else:
-        names = [metrics] if isinstance(metrics, str) else list(metrics)
-        unknown = [name for name in names if name not in NAMED_METRICS]
-        if unknown:
-            raise ArgumentError(
-                f"fit: metrics: expected {', '.join(NAMED_METRICS)} or a dict, got {unknown[0]!r}"
-            )
-        chosen = {name: NAMED_METRICS[name] for name in names}
-    taken = [name for name in chosen if name in ("loss", "seconds", "us_per_step") or name.startswith("val_")]
-    if taken:
-        raise ArgumentError(f"fit: metrics: expected a name that fit does not use itself, got {taken[0]!r}")
-    return chosen
-
-
 def _check_alike(train: Dataset, held: Dataset) -> None:
-    for what, mine, other in (("inputs", train.x, held.x), ("targets", train.y, held.y)):
-        if mine.shape[1:] != other.shape[1:] or mine.dtype != other.dtype:
+    mine, other = dict(train.arrays), dict(held.arrays)
+    if set(mine) != set(other):
+        raise ShapeError(f"validation: expected {', '.join(mine)}, got {', '.join(other)}")
+    for what, array in mine.items():
+        if array.shape[1:] != other[what].shape[1:] or array.dtype != other[what].dtype:
             raise ShapeError(
-                f"validation: {what}: expected rows of {mine.dtype}{list(mine.shape[1:])}, "
-                f"got {other.dtype}{list(other.shape[1:])}"
+                f"validation: {what}: expected rows of {array.dtype}{list(array.shape[1:])}, "
+                f"got {other[what].dtype}{list(other[what].shape[1:])}"
             )
 
 

@@ -7,15 +7,19 @@ Needs the `safetensors` package (``pip install graphc[safetensors]``); format: h
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 
-from graphc.errors import ArtifactError
+from graphc.errors import ArgumentError, ArtifactError
 from graphc.ir.files import write_atomically
+
+if TYPE_CHECKING:
+    from graphc.frontend.modules import Module
 
 METADATA = {"format": "graphc"}
 
@@ -69,16 +73,75 @@ def save_weights(weights: HasWeights | Mapping[str, np.ndarray], path: str | os.
     write_atomically(path, save(entries, METADATA))
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name; files that PyTorch wrote load too.
+Rename = Mapping[str, str | None] | Callable[[str], str | None]
 
-    16-bit floats (f16, bf16) come back as f32, which holds them exactly; every other type comes back as it is.
-    Raises `ArtifactError` where the file is missing, truncated or not such a file.
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model took from a file: names that were loaded, the model's that it lacks, the file's that fit nowhere."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+@overload
+def load_weights(model: str | os.PathLike[str]) -> dict[str, np.ndarray]: ...
+
+
+@overload
+def load_weights(
+    model: Module, path: str | os.PathLike[str], *, strict: bool = True, rename: Rename | None = None
+) -> Loaded: ...
+
+
+def load_weights(
+    model: Module | str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    strict: bool = True,
+    rename: Rename | None = None,
+) -> dict[str, np.ndarray] | Loaded:
+    """The arrays of a safetensors file by name; with a model, its weights are loaded from the file.
+
+    Files that PyTorch wrote load too. 16-bit floats (f16, bf16) come back as f32, which holds them exactly; every other
+    type comes back as it is. Into a model, all is loaded or nothing; with ``strict=False`` names may be missing on both
+    sides, and the result tells which. `rename` maps the file's names to the model's: a dict of beginnings
+    (``{"backbone.": "trunk."}``, to None to leave them out), or a function of the name.
+
+    Raises `ArtifactError` where the file is missing, truncated or not such a file, or does not fit the model.
 
     >>> load_weights("no/such/file")
     Traceback (most recent call last):
     graphc.errors.ArtifactError: no/such/file: expected a safetensors file, got No such file or directory
     """
+    if isinstance(model, (str, os.PathLike)):
+        return _arrays_of(model)
+    if path is None:
+        raise ArgumentError("load_weights: expected a path besides the model, got none")
+    arrays = {}
+    for name, array in _arrays_of(path).items():
+        new = _renamed(name, rename)
+        if new in arrays:
+            raise ArtifactError(f"{path}: rename: expected different names, got {new} twice")
+        if new is not None:
+            arrays[new] = array
+    return model.load_some(arrays, str(path), strict)
+
+
+def _renamed(name: str, rename: Rename | None) -> str | None:
+    if rename is None:
+        return name
+    if not isinstance(rename, Mapping):
+        return rename(name)
+    for old, new in rename.items():
+        if name.startswith(old):
+            return None if new is None else new + name[len(old) :]
+    return name
+
+
+def _arrays_of(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a file by name."""
     package = _package()
     try:
         content = Path(path).read_bytes()

@@ -21,7 +21,7 @@ from graphc.ir.parser import parse
 from graphc.ir.verify import verify
 from graphc.passes.manager import PassRun, format_pipeline, parse_pipeline, run_pipeline
 from graphc.passes.mixed import mixed
-from graphc.training import Task
+from graphc.training_task import Task
 
 pytest.importorskip("ml_dtypes")
 

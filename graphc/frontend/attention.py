@@ -19,7 +19,8 @@ from graphc.frontend.checks import is_integer
 from graphc.frontend.control import scan
 from graphc.frontend.init import xavier_uniform, zeros
 from graphc.frontend.layers import Linear
-from graphc.frontend.modules import Module, Tensor
+from graphc.frontend.module_inputs import Tensor
+from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
 from graphc.frontend.random import fold_in
 from graphc.ir.loc import here

@@ -11,29 +11,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union, cast, overload
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
 from graphc.errors import ArgumentError, ArtifactError, TraceError
+from graphc.frontend import module_state
 from graphc.frontend.array import Array
+from graphc.frontend.module_inputs import Input, Tensor, nest_of_arrays, traced, traced_nest
 from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
 from graphc.frontend.tree import flatten
 from graphc.ir.loc import here
-from graphc.ir.scalar import cast_numpy
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from graphc.compiler import CompiledFunction
+    from graphc.weights import Loaded
 
-Tensor = Array | np.ndarray
 Flat = Mapping[str, Tensor]
-Setting = bool | str | None  # an argument of a call that is no array: it belongs to the compiled function
-Input = Union[Tensor, Setting, "tuple[Input, ...]"]
 
 
 @dataclass(eq=False)
@@ -129,7 +128,11 @@ class Module:
         if isinstance(value, Parameter):
             self.register_parameter(name, value)
         elif name in self._entries and value is not None:
-            self._assign(name, self._entries[name], value)
+            entry, other = self._entries[name], Parameter.of(value)
+            if other is not None and other.trained and entry.trained and other.type == entry.type:
+                self.register_parameter(name, other)  # as in PyTorch, both are one parameter from now on
+            else:
+                self._assign(name, entry, value)
         else:
             self._entries.pop(name, None)
             object.__setattr__(self, name, value)
@@ -236,6 +239,30 @@ class Module:
                     found[f"{path}.{name}" if path else name] = entry
         return found
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further names of shared parameters, and the names under which `entries` lists them."""
+        return module_state.aliases(self)
+
+    def freeze(self, *patterns: str) -> Self:
+        """Keeps parameters as they are in training, by patterns of their names (``"trunk.*"``); all without a pattern.
+
+        PyTorch's ``requires_grad_(False)``: no code is made for their gradients, and the optimiser has no state for
+        them. Nothing else changes. Raises `ArgumentError` for a pattern that fits no parameter.
+
+        >>> from graphc import nn
+        >>> model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1)).freeze("0.*")
+        >>> [name for name, entry in model.entries.items() if entry.frozen]
+        ['0.weight', '0.bias']
+        """
+        module_state.set_frozen(self, "freeze", patterns, True)
+        return self
+
+    def unfreeze(self, *patterns: str) -> Self:
+        """Trains parameters again that `freeze` keeps; all without a pattern."""
+        module_state.set_frozen(self, "unfreeze", patterns, False)
+        return self
+
     # -- values -----------------------------------------------------------------------------------------------
 
     @property
@@ -285,26 +312,20 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> Self:
         """Copies arrays by name into the parameters and buffers, all or none of them, and gives the model back.
 
-        Raises `ArgumentError` that lists every missing or unknown name and every wrong type.
+        Every name of a shared parameter will do. Raises `ArgumentError` that lists every missing or unknown name and
+        every wrong type.
         """
-        problems = self._problems(state)
+        state = module_state.by_owner(self, state)
+        problems = module_state.problems(self, state)
         if problems:
             raise ArgumentError(f"{here().prefix}load_state: {'; '.join(problems)}")
         for name, entry in self.entries.items():
             entry.assign(np.asarray(state[name]))
         return self
 
-    def _problems(self, state: Mapping[str, np.ndarray]) -> list[str]:
-        entries = self.entries
-        missing = [name for name in entries if name not in state]
-        unknown = [str(name) for name in state if name not in entries]
-        wrong = [
-            f"{n}: {e.mismatch(state[n])}" for n, e in entries.items() if n in state and e.mismatch(state[n])
-        ]
-        parts = [f"missing {', '.join(missing)}"] if missing else []
-        if unknown:
-            parts.append(f"unknown {', '.join(unknown)}")
-        return parts + wrong
+    def load_some(self, state: Mapping[str, np.ndarray], what: str, strict: bool = False) -> Loaded:
+        """As `load_state`, but only what is there, unless `strict`; see `graphc.load_weights`."""
+        return module_state.load_some(self, state, what, strict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes parameters and buffers to a safetensors file; see `graphc.save_weights`."""
@@ -319,12 +340,8 @@ class Module:
         """
         from graphc.weights import load_weights
 
-        entries = self.entries
-        state = {
-            name: _narrowed(array, entries[name].type.dtype) if name in entries else array
-            for name, array in load_weights(path).items()
-        }
-        problems = self._problems(state)
+        state = module_state.by_owner(self, load_weights(path))
+        problems = module_state.problems(self, state)
         if problems:
             raise ArtifactError(f"{path}: {'; '.join(problems)}")
         return self.load_state(state)
@@ -362,7 +379,7 @@ class Module:
             raise ArgumentError(f"{where}: {'; '.join(names)}")
         values = {}
         for name, entry in entries.items():
-            value = values[entry] = _traced(given[name])
+            value = values[entry] = traced(given[name])
             if value.shape != entry.type.shape:
                 raise ArgumentError(
                     f"{where}: {name}: expected shape {list(entry.type.shape)}, got {list(value.shape)}"
@@ -370,12 +387,12 @@ class Module:
         call = _Call(
             {entry: name for name, entry in entries.items()},
             values,
-            key=None if key is None else _traced(key),
+            key=None if key is None else traced(key),
             train=train,
             explicit=True,
         )
         with _calling(call):
-            output = self(*map(_traced_input, inputs), **{n: _traced_input(x) for n, x in options.items()})
+            output = self(*map(traced_nest, inputs), **{n: traced_nest(x) for n, x in options.items()})
         kept = {n: call.changed.get(e, values[e]) for n, e in entries.items() if not e.trained}
         return output, kept
 
@@ -412,8 +429,8 @@ class Module:
             if call is not None and all(e in call.names for e in self._entries.values()):
                 return self.forward(*inputs, **options)  # type: ignore[arg-type]
             with _calling(_Call({entry: name for name, entry in self.entries.items()})):
-                named = {name: _traced_input(x) for name, x in options.items()}
-                return self.forward(*map(_traced_input, inputs), **named)  # type: ignore[arg-type]
+                named = {name: traced_nest(x) for name, x in options.items()}
+                return self.forward(*map(traced_nest, inputs), **named)  # type: ignore[arg-type]
 
     @property
     def dtype(self) -> DType:
@@ -432,7 +449,10 @@ class Module:
         assert self._compiled is not None
         dtype = self._compiled.dtype
         leaves, nest = flatten(
-            (tuple(_input(x, dtype) for x in inputs), {name: _input(x, dtype) for name, x in options.items()})
+            (
+                tuple(nest_of_arrays(x, dtype) for x in inputs),
+                {name: nest_of_arrays(x, dtype) for name, x in options.items()},
+            )
         )
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
         key = (
@@ -478,35 +498,3 @@ def _modules_in(name: str, value: object) -> Iterator[tuple[str, Module]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _modules_in(f"{name}.{key}", item)
-
-
-def _traced(value: Tensor) -> Array:
-    from graphc.frontend.functions import asarray
-
-    return value if isinstance(value, Array) else asarray(value)
-
-
-def _traced_input(value: Input) -> Input:
-    """An argument with its arrays traced; settings stay."""
-    if isinstance(value, tuple):
-        return tuple(map(_traced_input, value))
-    return value if value is None or isinstance(value, (bool, str)) else _traced(value)
-
-
-def _narrowed(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """Weights of 16 bits, which are read as f32, in their own type again, where that loses nothing."""
-    if not dtype.is_half or array.dtype != np.float32:
-        return array
-    half = cast_numpy(array, dtype.numpy)
-    return half if np.array_equal(half.astype(np.float32), array, equal_nan=True) else array
-
-
-def _input(value: Input, dtype: DType) -> Input:
-    """An argument with its arrays as numpy's, floats in the model's data type; settings stay."""
-    if isinstance(value, tuple):
-        return tuple(_input(x, dtype) for x in value)
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    array = np.asarray(value)
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return array.astype(dtype.numpy, copy=False) if is_float else array

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from graphc.frontend.modules import Module
 
 DEFAULT_SEED = 0  # of parameters that are read before any seed was given
+
+# Attributes of modules give arrays, so `decoder.weight = encoder.weight` is seen by the array's identity.
+_BY_ARRAY: WeakValueDictionary[int, Parameter] = WeakValueDictionary()
 
 
 class Parameter:
@@ -51,6 +55,13 @@ class Parameter:
         self.type = TensorType(dtype, tuple(shape))
         self.initializer = initializer
         self.owner: Module | None = None
+        self.frozen = False  # set by `Module.freeze`: kept as it is in training
+
+    @classmethod
+    def of(cls, array: object) -> Parameter | None:
+        """The parameter whose own memory an array is, if any: what a module's attribute gave."""
+        found = _BY_ARRAY.get(id(array))
+        return found if found is not None and found._values is array else None
 
     @property
     def drawn(self) -> bool:
@@ -66,6 +77,7 @@ class Parameter:
             else:
                 self.owner.root.fill(DEFAULT_SEED)
         assert self._values is not None
+        _BY_ARRAY[id(self._values)] = self
         return self._values
 
     def initialize(self, seed: int, stream: int) -> None:

@@ -56,20 +56,20 @@ class _Norms(Parameter):
     def __init__(self, of: Parameter, axis: int) -> None:
         shape = tuple(n if d == axis else 1 for d, n in enumerate(of.type.shape))
         super().__init__(shape=shape, initializer=normal(), dtype=of.type.dtype)
-        self.of = of
+        self.measured = of
         self.axes = tuple(d for d in range(of.type.rank) if d != axis)
 
     def initialize(self, seed: int, stream: int) -> None:
-        self.of.initialize(seed, stream + 1)
+        self.measured.initialize(seed, stream + 1)
         self.measure()
 
     def measure(self) -> None:
         """Takes the norms of the other parameter's values."""
-        values = np.sqrt((self.of.array.astype(np.float64) ** 2).sum(self.axes, keepdims=True))
+        values = np.sqrt((self.measured.array.astype(np.float64) ** 2).sum(self.axes, keepdims=True))
         self.assign(values.astype(self.type.dtype.numpy))
 
     def traced(self, key: Array, stream: int) -> Array:
-        values = self.of.traced(key, stream + 1)
+        values = self.measured.traced(key, stream + 1)
         return F.sqrt(F.sum(values * values, self.axes, keepdims=True))
 
 

@@ -17,7 +17,8 @@ from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.control import scan
 from graphc.frontend.init import fan_in_uniform
-from graphc.frontend.modules import Module, Tensor
+from graphc.frontend.module_inputs import Tensor
+from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
 from graphc.ir.loc import here
 from graphc.ir.types import DType, f32
