@@ -122,3 +122,11 @@ def test_a_stack_along_time_streams_and_a_matrix_along_time_is_refused() -> None
         TraceError, match="cholesky: streaming: expected time as a dimension before those of the matrices"
     ):
         graphc.streaming(lambda x: linalg.cholesky(x[None]), graphc.f32[4, 4], block=2, axis=0)
+
+
+def test_several_warps_rotate_together() -> None:
+    """Few pairs are not orthogonal, so that the machine that looks for races is done soon."""
+    x = np.diag(np.arange(1.0, 35)).astype(np.float32)
+    x[0, 33] = x[33, 0] = x[2, 20] = x[20, 2] = 0.5
+    graph, _ = one("eigh", [(34, 34)])
+    assert_same(build_program(graph).run([x]), interpret(graph, [x]), scale=4)
