@@ -209,8 +209,11 @@ class Worker:
                 self.emit(loop(i, first, stop, inside, step=self.threads or 1))
             return
         done = start
-        for count in (vectors, 1) if vectors > 1 else (1,):
-            done = self._whole_panels(done, stop, count, body)
+        count = vectors
+        while count:
+            if not isinstance(stop, int) or count * self.lanes <= stop:  # else there is none
+                done = self._whole_panels(done, stop, count, body)
+            count //= 2
         if isinstance(done, int) and isinstance(stop, int) and done == stop:
             return
         with self.block() as inside:
