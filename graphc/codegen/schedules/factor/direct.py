@@ -18,7 +18,6 @@ from graphc.ir.types import i32, i64
 # Vectors of a panel that is reflected. It is walked twice from row to row: wide ones, as rows a power of two apart share
 # few places in a cache.
 _REFLECTED = 8
-_Element = Callable[[Place, Place], Expr]
 
 
 def triangular_solve(w: Worker) -> None:
