@@ -70,7 +70,9 @@ VALUES: dict[str, tuple[Callable[..., object], Callable[..., object], Arrays]] =
     "solve vector": (linalg.solve, np.linalg.solve, [general(4, 4), general(4, 4)[0]]),
     "solve, matrices broadcast": (linalg.solve, np.linalg.solve, [general(4, 4), general(3, 4, 2)]),
     "solve, sides broadcast": (linalg.solve, np.linalg.solve, [general(3, 1, 4, 4), general(2, 4, 2)]),
-    "solve_triangular": (linalg.solve_triangular, lambda a, b: np.linalg.solve(np.triu(a), b), [general(2, 6, 6), general(2, 6, 3)]),
+    "solve_triangular": (
+        linalg.solve_triangular, lambda a, b: np.linalg.solve(np.triu(a), b), [general(2, 6, 6), general(2, 6, 3)]
+    ),
     "solve_triangular lower, transposed": (
         lambda a, b: linalg.solve_triangular(a, b, lower=True, transpose=True),
         lambda a, b: np.linalg.solve(np.tril(a).T, b),

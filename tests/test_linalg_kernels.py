@@ -8,11 +8,13 @@ from ptx.programs import build_program
 from test_compiled_ops import assert_same, native
 from test_ops import Case
 
-from graphc import f32
+import graphc
+from graphc import f32, linalg
 from graphc.codegen.memory import make_plan
 from graphc.codegen.schedules import in_place_candidates
 from graphc.codegen.target import target_from_name
 from graphc.compiler import compile as compile_graph
+from graphc.errors import TraceError
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
 from graphc.ir.kernel_text import parse_kernel
@@ -102,3 +104,29 @@ def test_a_sum_over_rows_does_not_overwrite_what_the_rows_read() -> None:
     want = interpret(graph, arrays)
     compiled = compile_graph(graph, donate=["scale"])
     assert_same(list(compiled(arrays[0], arrays[1].copy())), want)
+
+
+def test_a_stack_along_time_streams_and_a_matrix_along_time_is_refused() -> None:
+    signal = np.random.default_rng(2).uniform(1, 2, (12, 2, 2)).astype(np.float32)
+    signal += 3 * np.eye(2, dtype=np.float32)
+
+    def whitened(x: graphc.Array) -> graphc.Array:
+        values, vectors = linalg.eigh(x)
+        return linalg.solve_triangular(linalg.cholesky(x), vectors, lower=True) * values[..., None, :]
+
+    stream = graphc.streaming(whitened, graphc.f32[12, 2, 2], block=4, axis=0)
+    parts = [np.asarray(stream(signal[i : i + 4])) for i in range(0, 12, 4)]
+    want = graphc.compile(whitened, signal)(signal)
+    np.testing.assert_allclose(np.concatenate(parts), want, rtol=1e-6)
+    with pytest.raises(
+        TraceError, match="cholesky: streaming: expected time as a dimension before those of the matrices"
+    ):
+        graphc.streaming(lambda x: linalg.cholesky(x[None]), graphc.f32[4, 4], block=2, axis=0)
+
+
+def test_several_warps_rotate_together() -> None:
+    """Few pairs are not orthogonal, so that the machine that looks for races is done soon."""
+    x = np.diag(np.arange(1.0, 35)).astype(np.float32)
+    x[0, 33] = x[33, 0] = x[2, 20] = x[20, 2] = 0.5
+    graph, _ = one("eigh", [(34, 34)])
+    assert_same(build_program(graph).run([x]), interpret(graph, [x]), scale=4)

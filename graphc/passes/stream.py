@@ -180,6 +180,9 @@ class _Streaming:
             "pad": self._pad, "concat": self._concat, "contract": self._contract, "gather": self._gather,
             "window": self._windows,
         }  # fmt: skip
+        if "factor" in node.op.traits:
+            self._factor(node)
+            return
         if "pointwise" in node.op.traits:
             rule: Callable[[Node], Signal] = self._pointwise
         elif "cumulative" in node.op.traits:
@@ -223,6 +226,15 @@ class _Streaming:
         operands, like = self._together(node)
         made = self.build.emit(node.op, operands, _typed(node, operands[0].type), (), node.loc, node.name)
         return replace(like, value=Value(made))
+
+    def _factor(self, node: Node) -> None:
+        """Matrices of one time each."""
+        operands, like = self._together(node)
+        if like.axis >= node.operands[-1].type.rank - 2:
+            raise self._refusal(node, "time as a dimension before those of the matrices")
+        made = self.build.emit(node.op, operands, node.attrs, (), node.loc, node.name)
+        for result, value in zip(node.results, made.results, strict=True):
+            self.signals[result] = replace(like, value=value)
 
     def _running(self, node: Node) -> Signal:
         """A running op goes on from the last result of the block before."""

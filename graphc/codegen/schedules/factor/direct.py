@@ -15,7 +15,9 @@ from graphc.codegen.schedules.factor.worker import Matrix, Panel, Place, Worker,
 from graphc.ir.kernel import Apply, Buffer, Cast, Expr, Load, constant, index
 from graphc.ir.types import i32, i64
 
-_Element = Callable[[Place, Place], Expr]
+# Vectors of a panel that is reflected. It is walked twice from row to row: wide ones, as rows a power of two apart share
+# few places in a cache.
+_REFLECTED = 8
 
 
 def triangular_solve(w: Worker) -> None:
@@ -324,7 +326,7 @@ def qr(w: Worker) -> None:
             subtract(None)
             w.for_each(k + 1, m, subtract)
 
-        w.panels(start, n, columns)
+        w.panels(start, n, columns, vectors=_REFLECTED)
 
     w.for_each(0, last, make)
     zero = w.number_of(0)

@@ -36,7 +36,7 @@ from graphc.ir.kernel import (
     loop,
     store,
 )
-from graphc.ir.types import DType, f64, i64
+from graphc.ir.types import DType, f64
 
 _MOST_THREADS = 256  # for one matrix
 _COLUMNS = 2  # vectors of a panel
@@ -209,8 +209,11 @@ class Worker:
                 self.emit(loop(i, first, stop, inside, step=self.threads or 1))
             return
         done = start
-        for count in (vectors, 1) if vectors > 1 else (1,):
-            done = self._whole_panels(done, stop, count, body)
+        count = vectors
+        while count:
+            if not isinstance(stop, int) or count * self.lanes <= stop:  # else there is none
+                done = self._whole_panels(done, stop, count, body)
+            count //= 2
         if isinstance(done, int) and isinstance(stop, int) and done == stop:
             return
         with self.block() as inside:
@@ -246,12 +249,9 @@ class Worker:
         """The sums of `terms(i)`, each in the wide type, the same for all threads."""
         lanes = 1 if self.lanes == 1 else min(self.lanes, max(1, self.target.lanes(self.wide)))
         zero, shape = constant(self.wide, 0), (lanes,) if lanes > 1 else ()
-        cells: list[Buffer] = []
-        with self.block() as probe:  # how many there are
+        with self.block():  # which is left out: it only tells how many sums there are
             count = len(terms(index(0)))
-        del probe
-        for _ in range(count):
-            cells.append(self.cell(self.wide, shape))
+        cells = [self.cell(self.wide, shape) for _ in range(count)]
 
         def vector(body: Callable[[tuple[Expr, ...], Expr], None], first: Expr, stop: Place | None) -> None:
             if lanes == 1:
@@ -300,10 +300,10 @@ class Worker:
 
     # -- matrices --------------------------------------------------------------------------------------------
 
-    def scratch(self, stem: str, *shape: int) -> Matrix:
+    def scratch(self, stem: str, *shape: int, dtype: DType | None = None) -> Matrix:
         """Memory for this matrix alone."""
         before = (math.prod(self.batch),) if self.threads else ()
-        buffer = Buffer(self.names.fresh(stem), self.dtype, (*before, *shape), access="scratch")
+        buffer = Buffer(self.names.fresh(stem), dtype or self.dtype, (*before, *shape), access="scratch")
         self._scratch.append(buffer)
         return Matrix(buffer, (self.number,) if self.threads else ())
 
@@ -316,13 +316,7 @@ class Worker:
         value = self.node.results[position]
         if value in self.results:
             return Matrix(self.results[value], self.where)
-        if value.dtype is not self.dtype:
-            before = (math.prod(self.batch),) if self.threads else ()
-            shape = value.shape[len(self.batch) :]
-            buffer = Buffer(self.names.fresh("unread"), value.dtype, (*before, *shape), access="scratch")
-            self._scratch.append(buffer)
-            return Matrix(buffer, (self.number,) if self.threads else ())
-        return self.scratch("unread", *value.shape[len(self.batch) :])
+        return self.scratch("unread", *value.shape[len(self.batch) :], dtype=value.dtype)
 
     def read(self, position: int, *where: Place) -> Expr:
         """The element of an operand, with what it takes to compute it."""
@@ -365,7 +359,3 @@ def either(condition: Expr, yes: Expr, no: Expr) -> Expr:
 def minus_product(a: Expr, b: Expr, c: Expr) -> Expr:
     """c - a b, rounded once where the target can."""
     return Apply("fma", (Apply("neg", (a,)), b, c))
-
-
-def as_index(value: Expr) -> Expr:
-    return value if value.dtype is i64 else Cast(i64, value)
