@@ -229,6 +229,7 @@ WRONG: list[tuple[Callable[[Array], object], type[GraphcError], str]] = [
     (lambda x: graphc.searchsorted(x[0], 1.0, side="up"), ArgumentError, "searchsorted: side: expected 'left' or 'right'"),
     (lambda x: graphc.searchsorted(x[0], 1.0, sorter=x[0]), ShapeError, r"sorter: expected integers of shape \[6\], got f32"),
     (lambda x: graphc.quantile(x, 1.5), ArgumentError, "quantile: q: expected numbers from 0 to 1, got 1.5"),
+    (lambda x: graphc.quantile(x, "0.5"), ArgumentError, "quantile: q: expected numbers from 0 to 1, got '0.5'"),
     (lambda x: graphc.quantile(x, x[0, 0]), TraceError, "quantile: q: expected Python numbers, got a traced value"),
     (lambda x: graphc.quantile(x, 0.5, method="weibull"), ArgumentError, "quantile: method: expected one of linear"),
     (lambda x: graphc.percentile(x, 101), ArgumentError, "percentile: q: expected numbers from 0 to 100, got 101"),

@@ -246,7 +246,8 @@ def _quantile(
 def _parts(call: Call, q: object, whole: int) -> np.ndarray:
     if isinstance(q, Array) or (isinstance(q, (list, tuple)) and any(isinstance(p, Array) for p in q)):
         raise call.error(TraceError, "q: expected Python numbers, got a traced value: positions are static")
-    parts = np.asarray(q, np.float64)
+    given = np.asarray(q)
+    parts = given.astype(np.float64) if given.dtype.kind in "iuf" else np.zeros(0)
     if parts.size == 0 or not bool(((parts >= 0) & (parts <= whole)).all()):
         raise call.error(ArgumentError, f"q: expected numbers from 0 to {whole}, got {q!r}")
     return parts / whole
