@@ -172,7 +172,10 @@ def truncated_normal(
         raise call.error(ArgumentError, f"expected low < high, got {low!r} and {high!r}")
     a, b = (call.wrap(call.value(x, target)) for x in (low, high))
     sizes = _sizes(call, shape, a, b)
-    first, last = F.erf(a * math.sqrt(0.5)), F.erf(b * math.sqrt(0.5))
+    first, last = (
+        math.erf(x * math.sqrt(0.5)) if isinstance(x, (int, float)) else F.erf(y * math.sqrt(0.5))
+        for x, y in ((low, a), (high, b))
+    )
     u = call.wrap(_unit(call, _words(call, key, sizes, _FIRST), target))
     # u is a multiple of 2**-24: half of it more, so that neither bound is drawn too often
     u = u + (2.0**-54 if target is f64 else 2.0**-25)

@@ -136,7 +136,8 @@ def searchsorted(
     build = call.build
     for bit in reversed(range(n.bit_length())):
         candidate = build.add(found, call.splat(1 << bit, index))
-        seen = build.gather(line, build.sub(candidate, call.splat(1, index)), axis=0)
+        last = build.min(candidate, call.splat(n, index))
+        seen = build.gather(line, build.sub(last, call.splat(1, index)), axis=0)
         before = (build.lt if side == "left" else build.le)(seen, wanted)
         if wanted.dtype.is_float:  # NaN is the greatest
             wanted_nan = build.ne(wanted, wanted)
