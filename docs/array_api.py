@@ -127,7 +127,7 @@ def page() -> str:
     lines: list[str] = []
     there = count = 0
     for title, names in SECTIONS.items():
-        lines += ["", f"## {title}", "", "| name | | |", "|---|---|---|"]
+        lines += ["", f"## {title}", "", "| name | graphc | what differs, or why |", "|---|---|---|"]
         for name in names.split():
             found, note = status(title, name)
             count += 1

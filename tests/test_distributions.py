@@ -219,6 +219,7 @@ ERRORS: list[tuple[Callable[[Array], object], type[GraphcError], str]] = [
     (lambda key: random.categorical(key, np.ones((2, 3)), shape=3), ShapeError, "categorical: expected shapes"),
     (lambda key: random.permutation(key, -1), ArgumentError, "permutation: x: expected a number of at least 0, got -1"),
     (lambda key: random.choice(key, 3, 4, replace=False), ArgumentError, "choice: a: expected at least 4 to choose from"),
+    (lambda key: random.permutation(key, 3.5), ShapeError, r"permutation: x: expected an int or an array .*, got f32\[\]"),
     (lambda key: random.choice(key, 0), ArgumentError, "choice: a: expected at least 1 to choose from, got 0"),
     (lambda key: random.choice(key, 3, p=np.ones(2)), ShapeError, r"choice: p: expected shape \[3\], got \[2\]"),
     (lambda key: random.multivariate_normal(key, np.ones(2), np.ones((3, 3))), ShapeError, "multivariate_normal: expected a"),

@@ -20,7 +20,7 @@ from graphc.frontend.array import Array
 from graphc.ir.cost import operations
 from graphc.ir.graph import Builder, Graph
 from graphc.ir.interp import interpret
-from graphc.ir.types import DType, f32, f64, i32, u8
+from graphc.ir.types import DType, f32, f64, i32, i64, u8, u32
 
 RNG = np.random.default_rng(3)
 
@@ -43,7 +43,7 @@ def expected(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     """Positions by Python's own stable sort, NaN as the greatest."""
 
     def one(line: np.ndarray) -> list[int]:
-        keys = [(bool(v != v), 0.0 if v != v else float(v)) for v in line]
+        keys = [(bool(v != v), 0 if v != v else v.item()) for v in line]
         return (
             sorted(range(len(line)), key=keys.__getitem__, reverse=False)
             if not descending
@@ -81,6 +81,28 @@ def test_threads_sort_lines_of_any_length(
         np.testing.assert_array_equal(built.run([x])[0], want)
         if length == 65 and memory == "scratch" and axis == 0:
             np.testing.assert_array_equal(built.interpreted([x])[0], want)
+
+
+@pytest.mark.parametrize("dtype", [i32, i64, u32, u8], ids=repr)
+def test_integers_at_the_ends_of_their_range(dtype: DType) -> None:
+    info = np.iinfo(dtype.numpy)
+    ends = [info.max, info.min, 1, info.max - 1, info.max // 2 + 1, info.min + 1, 0]
+    x = np.array(ends * 3, dtype.numpy).reshape(3, 7).T.copy()
+    for axis in (0, 1):
+        for descending in (False, True):
+            graph = argsort_graph(dtype, x.shape, axis, descending)
+            want = expected(x, axis, descending)
+            np.testing.assert_array_equal(np.asarray(graphc.compile(graph)(x)), want)
+            np.testing.assert_array_equal(build_program(graph).run([x])[0], want)
+    line = np.array(ends * 9, dtype.numpy)
+    graph = argsort_graph(dtype, line.shape, 0, False)
+    np.testing.assert_array_equal(np.asarray(graphc.compile(graph)(line)), np.argsort(line, kind="stable"))
+
+
+def test_threads_take_derivatives_of_sorted_values() -> None:
+    x = RNG.permutation(np.linspace(-1, 1, 24)).reshape(4, 6).astype(np.float32)
+    graph = graphc.trace(graphc.grad(lambda v: (graphc.sort(v, axis=0) ** 2 * np.arange(6)).sum()), x)
+    np.testing.assert_allclose(build_program(graph).run([x])[0], interpret(graph, [x])[0], rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -175,6 +197,8 @@ def test_searchsorted(n: int, side: str) -> None:
     check(sorted_by, want, np.int32)
     got = graphc.compile(lambda a, b: graphc.searchsorted(a, b, side=side), x, v)(x, v)
     check(got, want, np.int32)
+    checked = graphc.compile(lambda a, b: graphc.searchsorted(a, b, side=side), x, v, check="bounds")
+    check(checked(x, v), want, np.int32)  # a search reads nothing out of range
 
 
 def test_searchsorted_puts_nan_last_as_numpy() -> None:
@@ -229,6 +253,7 @@ WRONG: list[tuple[Callable[[Array], object], type[GraphcError], str]] = [
     (lambda x: graphc.searchsorted(x[0], 1.0, side="up"), ArgumentError, "searchsorted: side: expected 'left' or 'right'"),
     (lambda x: graphc.searchsorted(x[0], 1.0, sorter=x[0]), ShapeError, r"sorter: expected integers of shape \[6\], got f32"),
     (lambda x: graphc.quantile(x, 1.5), ArgumentError, "quantile: q: expected numbers from 0 to 1, got 1.5"),
+    (lambda x: graphc.quantile(x, "0.5"), ArgumentError, "quantile: q: expected numbers from 0 to 1, got '0.5'"),
     (lambda x: graphc.quantile(x, x[0, 0]), TraceError, "quantile: q: expected Python numbers, got a traced value"),
     (lambda x: graphc.quantile(x, 0.5, method="weibull"), ArgumentError, "quantile: method: expected one of linear"),
     (lambda x: graphc.percentile(x, 101), ArgumentError, "percentile: q: expected numbers from 0 to 100, got 101"),

@@ -172,7 +172,10 @@ def truncated_normal(
         raise call.error(ArgumentError, f"expected low < high, got {low!r} and {high!r}")
     a, b = (call.wrap(call.value(x, target)) for x in (low, high))
     sizes = _sizes(call, shape, a, b)
-    first, last = F.erf(a * math.sqrt(0.5)), F.erf(b * math.sqrt(0.5))
+    first, last = (
+        math.erf(x * math.sqrt(0.5)) if isinstance(x, (int, float)) else F.erf(y * math.sqrt(0.5))
+        for x, y in ((low, a), (high, b))
+    )
     u = call.wrap(_unit(call, _words(call, key, sizes, _FIRST), target))
     # u is a multiple of 2**-24: half of it more, so that neither bound is drawn too often
     u = u + (2.0**-54 if target is f64 else 2.0**-25)
@@ -289,7 +292,8 @@ def poisson(key: ArrayLike, lam: ArrayLike, shape: Shape | None = None, dtype: D
     Below a mean of 10 arrivals are counted whose distances are exponential, 48 at most; from 10 on by transformed
     rejection in f64 with 21 proposals (W. Hörmann, The Transformed Rejection Method for Generating Poisson Random
     Variables, Insurance: Mathematics and Economics 12, 1993, algorithm PTRS). The chance that this is not enough is
-    below 1e-12 each. Raises `ArgumentError` for a negative Python number, `DTypeError` for a type that isn't an integer's.
+    below 1e-12 each. A mean in an array that is below 0 counts as 0. Raises `ArgumentError` for a negative Python
+    number, `DTypeError` for a type that isn't an integer's.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import u32
@@ -380,7 +384,7 @@ def permutation(key: ArrayLike, x: int | ArrayLike, axis: int = 0) -> Array:
     """The numbers below `x` in random order, as i32; or the slices of an array along an axis.
 
     The order of 64 random bits each: of n slices two have the same with a probability below n**2 / 2**65, and then stay in
-    their order. Raises `ArgumentError` for a negative number.
+    their order. Raises `ArgumentError` for a negative number, `ShapeError` for a scalar.
 
     >>> from graphc.frontend.tracer import trace
     >>> from graphc.ir.types import u32
@@ -393,6 +397,8 @@ def permutation(key: ArrayLike, x: int | ArrayLike, axis: int = 0) -> Array:
             raise call.error(ArgumentError, f"x: expected a number of at least 0, got {x}")
         return _shuffled(call, key, x)
     value = call.value(x)
+    if not value.shape:
+        raise call.error(ShapeError, f"x: expected an int or an array of rank 1 or more, got {value.type!r}")
     along = call.axis(axis, len(value.shape))
     order = _shuffled(call, key, value.shape[along])
     return call.wrap(call.build.gather(value, order.value, axis=along))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphc.errors import ArgumentError, GraphcError, ShapeError
+from graphc.errors import ArgumentError, GraphcError, ShapeError, TraceError
 from graphc.frontend import elementwise
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
@@ -21,7 +21,7 @@ Optimize = bool | str | Sequence["str | Sequence[int]"]
 _Labelled = tuple[Value, str]
 
 
-def einsum(subscripts: str, *operands: ArrayLike, optimize: Optimize = "auto") -> Array:
+def einsum(subscripts: object, *operands: ArrayLike, optimize: Optimize = "auto") -> Array:
     """Einstein's sum: ``einsum("bij,bjk->bik", x, y)``. An ellipsis stands for axes that broadcast.
 
     Without an arrow the result has the letters that stand once, in order; a letter that stands twice in one term is the
@@ -37,6 +37,9 @@ def einsum(subscripts: str, *operands: ArrayLike, optimize: Optimize = "auto") -
     (f32[4,2],)
     """
     call = Call("einsum")
+    if not isinstance(subscripts, str):
+        kind = type(subscripts).__name__
+        raise call.error(TraceError, f"expected subscripts as a text first, got {kind}")
     given, dtype = call.promote(*operands)
     target = i32 if dtype is bool_ else dtype
     values = [call.value(g, target) for g in given]

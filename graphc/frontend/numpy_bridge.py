@@ -165,13 +165,8 @@ def _meshgrid(*xi: ArrayLike, indexing: str = "xy") -> tuple[Array, ...]:
     return tuple(creation.meshgrid(*xi, indexing=indexing))
 
 
-def _einsum(*operands: ArrayLike, optimize: Optimize = False) -> Array:
-    subscripts, *rest = operands
-    if not isinstance(subscripts, str):
-        raise TraceError(
-            f"{here().prefix}numpy.einsum: expected subscripts as a text first, got {type(subscripts).__name__}"
-        )
-    return our_einsum(subscripts, *rest, optimize=optimize)
+def _einsum(subscripts: object, *operands: ArrayLike, optimize: Optimize = False) -> Array:
+    return our_einsum(subscripts, *operands, optimize=optimize)
 
 
 def _unique(ar: ArrayLike) -> NoReturn:

@@ -136,7 +136,8 @@ def searchsorted(
     build = call.build
     for bit in reversed(range(n.bit_length())):
         candidate = build.add(found, call.splat(1 << bit, index))
-        seen = build.gather(line, build.sub(candidate, call.splat(1, index)), axis=0)
+        last = build.min(candidate, call.splat(n, index))
+        seen = build.gather(line, build.sub(last, call.splat(1, index)), axis=0)
         before = (build.lt if side == "left" else build.le)(seen, wanted)
         if wanted.dtype.is_float:  # NaN is the greatest
             wanted_nan = build.ne(wanted, wanted)
@@ -246,7 +247,8 @@ def _quantile(
 def _parts(call: Call, q: object, whole: int) -> np.ndarray:
     if isinstance(q, Array) or (isinstance(q, (list, tuple)) and any(isinstance(p, Array) for p in q)):
         raise call.error(TraceError, "q: expected Python numbers, got a traced value: positions are static")
-    parts = np.asarray(q, np.float64)
+    given = np.asarray(q)
+    parts = given.astype(np.float64) if given.dtype.kind in "iuf" else np.zeros(0)
     if parts.size == 0 or not bool(((parts >= 0) & (parts <= whole)).all()):
         raise call.error(ArgumentError, f"q: expected numbers from 0 to {whole}, got {q!r}")
     return parts / whole

@@ -3,8 +3,8 @@
 In: a region with one argsort. Out: a kernel. Runs of at most 8 elements are put in order by counting, for each element,
 those that come before it: every pair is compared once, without branches. Runs are then merged, twice as long each time,
 between two halves of scratch memory that hold elements and positions (D. E. Knuth, The Art of Computer Programming 3,
-5.2.4), two whole runs from both ends at once; every loop's bounds are constants. Short lines along another axis than the last are counted in vectors, one line
-a lane.
+5.2.4), two whole runs from both ends at once; every loop's bounds are constants. Short lines along another axis than the
+last are counted in vectors, one line a lane.
 """
 
 from __future__ import annotations
