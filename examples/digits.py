@@ -43,7 +43,9 @@ def predict(model: nn.Module, x: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train an MLP on handwritten digits.")
     parser.add_argument("--target", default="cpu", help="cpu (default), cuda, or interpreter (numpy)")
-    parser.add_argument("--precision", default="f32", help="f32 (default), bf16 or f16: of what products read")
+    parser.add_argument(
+        "--precision", default="f32", help="f32 (default), bf16 or f16: of what products read"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the batches")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for weights and plot")
     parser.add_argument(

@@ -293,6 +293,24 @@ def test_kernels_compute_with_no_16_bit_floats() -> None:
         verify_kernel(parse_kernel(text.format("load %x[0] + load %x[1]")))
 
 
+@pytest.mark.parametrize("dtype", [bf16, f16, i8, u8, i16], ids=repr)
+@pytest.mark.parametrize("columns", [1, 17, 33, 18])
+def test_the_last_column_s_store_touches_no_neighbour(dtype: DType, columns: int) -> None:
+    """A masked store of one lane, of a value that was cut from a word: the next row is stored already."""
+    build = Builder()
+    x = build.input(f32[4, columns], "x")
+    stored = build.cast(x, type=dtype[4, columns])
+    graph = build.graph("f", [stored, build.reduce_sum(build.cast(stored, type=x.type), axes=(0,))])
+    array = np.random.default_rng(0).uniform(1, 100, (4, columns)).astype(np.float32)
+    for got, want in zip(compile_graph(graph).flat(array), interpret(graph, [array]), strict=True):
+        np.testing.assert_array_equal(got, want)
+    memory = np.full(4 * columns + 8, 77, dtype.numpy)  # beyond the end nothing is written either
+    out = memory[: 4 * columns].reshape(4, columns)
+    compile_graph(lambda x, out: x.astype(dtype), x.type, out, donate=("out",))(array, out)
+    assert (memory[4 * columns :] == 77).all()
+    np.testing.assert_array_equal(out, cast_numpy(array, dtype.numpy))
+
+
 SHAPES = [
     ((), (7, 33), (33, 5)),
     ((), (64, 48), (48, 64)),
