@@ -17,6 +17,7 @@ from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.interp import interpret
 from graphc.ir.loc import UNKNOWN
 from graphc.ir.plan import CallStep, CopyStep, PlanBuffer, perform, plan_memory, plan_outputs
+from graphc.ir.types import dtype_of, f64
 from graphc.passes.watch import Fault, Watch, watch, watched
 from graphc.program import Donated, Program
 from graphc.runtime.abi import ProgramInfo
@@ -287,7 +288,7 @@ def _region_gap(
 
 def _tolerance(step: CallStep) -> float:
     """Relative to the largest number: the bound of a sum in any order grows with its length (Higham 2002, section 4.2)."""
-    narrow = any(v.dtype.is_float and v.dtype.bits == 32 for n in step.region.nodes for v in n.results)
+    narrow = any(v.dtype.is_float and v.dtype.bits <= 32 for n in step.region.nodes for v in n.results)
     length = max((v.type.size for n in step.region.nodes for v in n.operands), default=1)
     unit = 2.0**-24 if narrow else 2.0**-53
     return 64 * unit * max(1.0, float(np.sqrt(length)))
@@ -307,7 +308,8 @@ def _gap(want: np.ndarray, got: np.ndarray, relative: float, absolute: float = 0
         assert spot is not None
         a, b = want[spot].item(), given[spot].item()
         # an overflow of the narrower type is no mistake
-        if isinf(b) and not isnan(a) and abs(a) > np.finfo(np.float32).max / 2 and got.dtype == np.float32:
+        kind = dtype_of(got.dtype)
+        if isinf(b) and not isnan(a) and kind is not f64 and abs(a) > kind.largest / 2:
             return None
         return f"{b!r} in place of {a!r} at {list(spot)}"
     if not finite.any():

@@ -152,3 +152,19 @@ def test_dropout_draws_the_same_numbers_on_the_device(gpu: FakeCuda) -> None:
         return history["loss"]
 
     np.testing.assert_allclose(run("cuda"), run("cpu"), rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_fit_in_mixed_precision_learns_by_tensor_cores_what_the_processor_learns(
+    gpu: FakeCuda, precision: str
+) -> None:
+    def run(target: str) -> graphc.training.History:
+        model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        return graphc.fit(
+            model, digits_data(64, 2), loss=nn.cross_entropy, optimizer=optim.SGD(0.05, momentum=0.9), epochs=2,
+            target=target, precision=precision, progress=False,
+        )  # fmt: skip
+
+    here, there = run("cpu"), run("cuda")
+    assert "mma.sync" in there.step.ptx
+    np.testing.assert_allclose(there["loss"], here["loss"], rtol=5e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,6 +294,24 @@ def test_kernels_compute_with_no_16_bit_floats() -> None:
         verify_kernel(parse_kernel(text.format("load %x[0] + load %x[1]")))
 
 
+@pytest.mark.parametrize("dtype", [bf16, f16, i8, u8, i16], ids=repr)
+@pytest.mark.parametrize("columns", [1, 17, 33, 18])
+def test_the_last_column_s_store_touches_no_neighbour(dtype: DType, columns: int) -> None:
+    """A masked store of one lane, of a value that was cut from a word: the next row is stored already."""
+    build = Builder()
+    x = build.input(f32[4, columns], "x")
+    stored = build.cast(x, type=dtype[4, columns])
+    graph = build.graph("f", [stored, build.reduce_sum(build.cast(stored, type=x.type), axes=(0,))])
+    array = np.random.default_rng(0).uniform(1, 100, (4, columns)).astype(np.float32)
+    for got, want in zip(compile_graph(graph).flat(array), interpret(graph, [array]), strict=True):
+        np.testing.assert_array_equal(got, want)
+    memory = np.full(4 * columns + 8, 77, dtype.numpy)  # beyond the end nothing is written either
+    out = memory[: 4 * columns].reshape(4, columns)
+    compile_graph(lambda x, out: x.astype(dtype), x.type, out, donate=("out",))(array, out)
+    assert (memory[4 * columns :] == 77).all()
+    np.testing.assert_array_equal(out, cast_numpy(array, dtype.numpy))
+
+
 SHAPES = [
     ((), (7, 33), (33, 5)),
     ((), (64, 48), (48, 64)),
@@ -400,3 +419,50 @@ def test_arguments_of_every_type_go_in_and_out() -> None:
             np.testing.assert_array_equal(a, b)
     with pytest.raises(DTypeError, match=r"x: expected bfloat16\[5\], got float16\[5\]"):
         compile_graph(lambda x: x + 1, bf16[5])(np.zeros(5, np.float16))
+
+
+def test_constants_and_weights_of_16_bits_are_written_and_read(tmp_path: Path) -> None:
+    for dtype in HALVES:
+        constant = np.arange(12).reshape(4, 3).astype(dtype.numpy)
+        graph = graphc.trace(lambda x, c=constant: x @ c, dtype[2, 4])
+        graphc.save_graph(graph, tmp_path / "half.gir")
+        assert graphc.load_graph(tmp_path / "half.gir") == graph
+    pytest.importorskip("safetensors")
+    arrays = {"a": np.arange(3).astype(bf16.numpy), "b": np.float16([0.1, 2]), "c": np.int8([-1])}
+    graphc.save_weights(arrays, tmp_path / "w.safetensors")
+    for name, got in graphc.load_weights(tmp_path / "w.safetensors").items():
+        assert got.dtype == (np.int8 if name == "c" else np.float32)
+        np.testing.assert_array_equal(got, arrays[name].astype(got.dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=repr)
+def test_random_floats_of_16_bits_lie_in_their_interval(dtype: DType) -> None:
+    def draw(key: graphc.Array) -> tuple[graphc.Array, ...]:
+        return (
+            graphc.random.uniform(key, (5000,), dtype),
+            graphc.random.uniform(key, (5000,), dtype, 0.1, 0.3),
+            graphc.random.normal(key, (5000,), dtype, 1.0, 2.0),
+        )
+
+    unit, between, normal = compile_graph(draw, graphc.u32[2])(np.uint32([1, 2]))  # type: ignore[misc]
+    assert {a.dtype for a in (unit, between, normal)} == {dtype.numpy}
+    unit, between, normal = (a.astype(np.float64) for a in (unit, between, normal))
+    step = 2.0 ** -(dtype.mantissa + 1)
+    assert unit.min() >= 0 and unit.max() == 1 - step and not (unit / step % 1).any()
+    assert dtype.rounded(0.1) <= between.min() and between.max() < dtype.rounded(0.3)
+    assert abs(unit.mean() - 0.5) < 0.02 and abs(normal.mean() - 1) < 0.1 and abs(normal.std() - 2) < 0.1
+
+
+@pytest.mark.parametrize("index", [i8, i16, u8, u16, u64], ids=repr)
+def test_indices_may_have_any_integer_type(index: DType) -> None:
+    rows = np.array([0, 4, 2, -1 if index.kind == "int" else 3]).astype(index.numpy)
+    x = np.arange(10, dtype=np.float32).reshape(5, 2)
+    np.testing.assert_array_equal(compile_graph(lambda x, i: x[i], x, rows)(x, rows), x[rows])
+
+
+def test_a_header_says_whose_bits_an_argument_has(tmp_path: Path) -> None:
+    graphc.export(
+        lambda x, n: x * n.astype(bf16), bf16[2, 3], i16[3], name="half", to=tmp_path, emit=("header",)
+    )
+    header = (tmp_path / "half.h").read_text()
+    assert "uint16_t[2][3], the bits of bfloat16" in header and "const int16_t *GRAPHC_RESTRICT n" in header

@@ -323,7 +323,10 @@ class Memory:
             return
         stored = self._to_memory(value)
         contiguous = not place.vectors and place.lane_step == 1
-        if mask is not None and contiguous:
+        # A known mask with one lane is that lane's store. LLVM 22 makes it so too, but for a value that was truncated, as
+        # bf16 from a word, it then stores the word, over the neighbours (x86-64-v4).
+        single = mask is not None and mask.const is not None and sum(map(bool, mask.const)) == 1
+        if mask is not None and contiguous and not single:
             self._call("llvm.masked.store", stored, self._aligned_pointer(buffer, place), mask)
             return
         if mask is not None and mask.const is None:
@@ -333,7 +336,7 @@ class Memory:
         active = [n for n in range(lanes) if mask is None or mask.const is None or mask.const[n]]
         if not place.vectors and place.lane_step == 0:
             self._store_plain(buffer, self.pointer(buffer, place), self.w.lane(stored, active[-1]))
-        elif contiguous:
+        elif contiguous and not single:
             alignment = self.alignment(buffer, place, lanes)
             self._store_plain(buffer, self.pointer(buffer, place), self.w.broadcast(stored, lanes), alignment)
         else:

@@ -99,9 +99,8 @@ class Writer:
         self.index_type = f"i{target.index_bits}"
         self.helpers: set[str] = set()  # functions of our own that the text calls
         self.zero_outside: dict[str, str] = {}  # masked loads, by the mask outside of which their lanes are 0
-        self.words_of_halves: dict[
-            str, Value
-        ] = {}  # 16-bit floats that were made here, as the words they were cut from
+        # 16-bit floats that were made here, as the words they were cut from
+        self.words_of_halves: dict[str, Value] = {}
         self._count = 0
         self._types: dict[tuple[str, int], str] = {}
         self._rounds: dict[str, int] = {}  # of shuffles that a value has been through, one after the other

@@ -171,9 +171,8 @@ def _native(names: str, *dtypes: DType) -> Native:
 
 
 _ROUNDING = "floor ceil trunc round"
-_CASTS_F16 = _native(
-    "cast", f16
-)  # to f32 and back: F16C of x86-64-v3, the base set of aarch64, VFPv4 of Cortex-M
+# To f32 and back: F16C of x86-64-v3, the base set of aarch64, VFPv4 of Cortex-M.
+_CASTS_F16 = _native("cast", f16)
 _NVVM = "llvm.nvvm."
 _NVPTX_INTRINSICS = frozenset(
     _NVVM + name

@@ -390,6 +390,7 @@ def from_scalar(tree: Scalar, args: Sequence[Expr], default: DType) -> Expr:
     """The scalar tree (over primitives) as a kernel expression; shared nodes become shared expressions.
 
     >>> from graphc.ir.scalar import arg
+    >>> from graphc.ir.types import f32
     >>> from_scalar(1 - arg(0), [Var("x", f32)], f32).dtype
     f32
     """

@@ -102,7 +102,7 @@ def entry(op: OpDef) -> list[str]:
     - value: $r = \\tanh\\left(x\\right)$
     - expression: `tanh(x)`
     - derivative: $\\partial r / \\partial x = 1 - r r$
-    - data types: f64, f32
+    - data types: f64, f32, bf16, f16
     """
     operands = operand_names(op)
     lines = ["", f"### {op.name}", ""]

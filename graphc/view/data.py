@@ -22,6 +22,7 @@ from graphc.footprint import KINDS
 from graphc.ir.graph import Node
 from graphc.ir.interp import interpret
 from graphc.ir.plan import CallStep, CopyStep, all_steps, inner_plans
+from graphc.ir.scalar import widened
 from graphc.view.code import kernel_codes
 from graphc.view.compare import Comparison, compare
 from graphc.view.stages import SIDES, Row, StageView, stage_view
@@ -199,6 +200,7 @@ def _range(array: np.ndarray) -> list[object]:
     if not array.size:
         return [None, None, None, 0]
     odd = 0
+    array = widened(array)
     if array.dtype.kind == "f":
         finite = array[np.isfinite(array)]
         odd = int(array.size - finite.size)
