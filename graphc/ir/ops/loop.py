@@ -15,6 +15,7 @@ import numpy as np
 from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir.opdef import ANY, OpDef, Run, integer, register
 from graphc.ir.ops.loop_rules import augment_cond, augment_scan, refuse_while
+from graphc.ir.ops.loop_tangents import tangent_cond, tangent_scan, tangent_while
 from graphc.ir.types import TensorType, bool_
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ scan = register(
         _no_ref,
         control=_run_scan,
         augment=augment_scan,
+        tangent=tangent_scan,
         doc="A loop of a fixed number of steps: the region goes from the carries, the captures and the slices of xs "
         "at one step to the next carries and slices of ys. Operands are the first carries, captures, xs; results the "
         "last carries, ys stacked along axis 0.",
@@ -148,6 +150,7 @@ cond = register(
         _no_ref,
         control=_run_cond,
         augment=augment_cond,
+        tangent=tangent_cond,
         doc="The first region's results where the condition holds, else the second's; only one of them runs. Both take "
         "the operands after the condition.",
         traits=frozenset({"region", "control"}),
@@ -192,6 +195,7 @@ while_ = register(
         _no_ref,
         control=_run_while,
         augment=refuse_while,
+        tangent=tangent_while,
         doc="The second region, from carries and captures to the next carries, as long as the first one's condition "
         "on them holds. Results are the last carries. The number of steps is not known before: there is no reverse "
         "derivative.",
