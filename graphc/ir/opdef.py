@@ -28,8 +28,9 @@ Adjoint = Callable[["Builder", "Node", "Sequence[Value | None]"], "Sequence[Valu
 Run = Callable[["Graph", Sequence[np.ndarray]], Sequence[np.ndarray]]
 Control = Callable[[Sequence[np.ndarray], "Attrs", "Sequence[Graph]", Run], Sequence[np.ndarray]]
 Pullback = Callable[["Sequence[Value | None]"], "Sequence[Value | None]"]
-# a region, the positions of inputs, those of outputs that have cotangents -> the region with these cotangents as further
-# inputs and the inputs' cotangents as further outputs (or, for tangents: with tangents of inputs and of outputs)
+# The derivative of a region: the region, positions of inputs, positions of outputs -> the region with further inputs and
+# outputs. For `augment` these are cotangents of the outputs, and of the inputs that come of them; for `tangent` the inputs'
+# tangents, and the outputs'.
 Derive = Callable[["Graph", Sequence[int], Sequence[int]], "Graph"]
 
 
@@ -51,8 +52,12 @@ class Augmented:
 
 # the node; which operands' cotangents are wanted; which results have one
 Augment = Callable[["Builder", "Node", Sequence[bool], Sequence[bool], Derive], "Augmented | None"]
-# the node; its operands' tangents, None where they are zero; the derivative of regions -> its results' tangents
-Tangent = Callable[["Builder", "Node", "Sequence[Value | None]", Derive], "Sequence[Value | None]"]
+# the node; its operands' tangents, None where they are zero; the derivative of regions -> what stands for its results, and
+# their tangents
+Tangent = Callable[
+    ["Builder", "Node", "Sequence[Value | None]", Derive],
+    "tuple[Sequence[Value], Sequence[Value | None]]",
+]
 
 
 # a text, since numpy loads its random numbers at the first use of their name
@@ -104,7 +109,16 @@ class OpDef:
 
     @property
     def differentiable(self) -> bool:
+        if self.augment is not None and self.no_derivative:  # it is there to refuse
+            return False
         return bool(self.adjoint or self.augment) or any(d is not None for d in self.diagonal)
+
+    def passes(self, operand: int) -> bool:
+        """Whether a derivative flows from the results to the operand of this position."""
+        if self.diagonal:
+            slope = self.diagonal[operand]
+            return slope is not None and not (slope.fn == "const" and slope.value == 0)
+        return self.adjoint is not None or self.augment is not None
 
 
 REGISTRY: dict[str, OpDef] = {}

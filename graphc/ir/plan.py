@@ -268,7 +268,9 @@ def _loop_lines(step: LoopStep, where: str) -> list[str]:
             lines.append(f"  carry {port}{output}: {_name(c.first)} -> {_name(c.last)} {kind}")
         bound = [("capture", port, b) for port, b in zip(inputs[n:], step.captures, strict=False)]
         if plan is step.body:
-            bound += [("slice", p, b) for p, b in zip(inputs[n + len(step.captures) :], step.xs, strict=True)]
+            bound += [
+                ("slice", p, b) for p, b in zip(inputs[n + len(step.captures) :], step.xs, strict=False)
+            ]
             bound += [("slice", outputs[j], b) for b, j in step.ys]
         lines += [f"  {kind} {port}: {_name(b)}" for kind, port, b in bound]
         lines += [f"  {line}" for line in _lines(plan)]
@@ -345,6 +347,9 @@ def _verify_inner(step: Step, inner: Plan, fail: Callable[[str], None]) -> None:
     else:
         given = [*(c.first for c in step.carries), *step.captures]
     whole, slices = inputs[: len(given)], inputs[len(given) :]
+    sliced = step.xs if isinstance(step, LoopStep) and inner is step.body else ()
+    if len(given) + len(sliced) != len(inputs):
+        fail(f"expected {len(inputs)} inputs for the plan inside, got {len(given)} and {len(sliced)} slices")
     for b, port in zip(given, whole, strict=True):
         bound(b, b.type, port)
     if isinstance(step, BranchStep):

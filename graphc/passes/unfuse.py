@@ -38,6 +38,9 @@ def unfuse(graph: Graph) -> Graph:
             continue
         build.copy(node, new)
     plain = build.graph(graph.name, [new[v] for v in graph.outputs], "traced", graph.output_names)
-    differentiated = any("diagonal" in node.attrs for node in plain.nodes)
-    stage = "differentiated" if differentiated else "traced"
+    stage = "differentiated" if _has_diagonals(plain) else "traced"
     return plain.with_outputs(plain.outputs, plain.output_names, stage)
+
+
+def _has_diagonals(graph: Graph) -> bool:
+    return any("diagonal" in n.attrs or any(map(_has_diagonals, n.regions)) for n in graph.nodes)

@@ -108,20 +108,20 @@ def _derived(graph: Graph, targets: Sequence[Value], seeded: Sequence[int] | Non
 
 
 def _reached(graph: Graph, targets: Sequence[Value]) -> set[Value]:
-    """The values that floats lead to from one of `targets`."""
+    """The values that derivatives lead to from one of `targets`."""
     reached = set(targets)
     for node in graph.nodes:
-        if any(v in reached for v in node.operands):
+        if any(v in reached and node.op.passes(i) for i, v in enumerate(node.operands)):
             reached.update(v for v in node.results if v.dtype.is_float)
     return reached
 
 
 def _leading(graph: Graph, goals: Sequence[Value]) -> set[Value]:
-    """The values from which floats lead to one of `goals`."""
+    """The values from which derivatives lead to one of `goals`."""
     leading = set(goals)
     for node in reversed(graph.nodes):
         if any(v in leading for v in node.results):
-            leading.update(v for v in node.operands if v.dtype.is_float)
+            leading.update(v for i, v in enumerate(node.operands) if v.dtype.is_float and node.op.passes(i))
     return leading
 
 

@@ -16,6 +16,7 @@ from graphc.errors import DTypeError, ShapeError, VerifyError
 from graphc.ir.opdef import ANY, OpDef, Run, integer, register
 from graphc.ir.ops.loop_batching import batch_cond, batch_scan, batch_while
 from graphc.ir.ops.loop_rules import augment_cond, augment_scan, refuse_while
+from graphc.ir.ops.loop_tangents import tangent_cond, tangent_scan, tangent_while
 from graphc.ir.types import TensorType, bool_
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ scan = register(
         control=_run_scan,
         augment=augment_scan,
         batch=batch_scan,
+        tangent=tangent_scan,
         doc="A loop of a fixed number of steps: the region goes from the carries, the captures and the slices of xs "
         "at one step to the next carries and slices of ys. Operands are the first carries, captures, xs; results the "
         "last carries, ys stacked along axis 0.",
@@ -151,6 +153,7 @@ cond = register(
         control=_run_cond,
         augment=augment_cond,
         batch=batch_cond,
+        tangent=tangent_cond,
         doc="The first region's results where the condition holds, else the second's; only one of them runs. Both take "
         "the operands after the condition.",
         traits=frozenset({"region", "control"}),
@@ -196,9 +199,10 @@ while_ = register(
         control=_run_while,
         augment=refuse_while,
         batch=batch_while,
+        no_derivative="the number of steps is not known before, so there is no room for what they need",
+        tangent=tangent_while,
         doc="The second region, from carries and captures to the next carries, as long as the first one's condition "
-        "on them holds. Results are the last carries. The number of steps is not known before: there is no reverse "
-        "derivative.",
+        "on them holds. Results are the last carries.",
         traits=frozenset({"region", "control"}),
         dtypes=ANY,
     )

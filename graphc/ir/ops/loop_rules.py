@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def reach(region: Graph) -> list[set[int]]:
-    """For each output the positions of the inputs from which floats lead to it."""
+    """For each output the positions of the inputs from which derivatives lead to it."""
     sources: dict[Value, set[int]] = {
         v: {i} if v.dtype.is_float else set() for i, v in enumerate(region.inputs)
     }
     for node in region.nodes:
-        found = set().union(*(sources[v] for v in node.operands)) if node.operands else set()
+        found: set[int] = set()
+        for i, operand in enumerate(node.operands):
+            found |= sources[operand] if node.op.passes(i) else set()
         for value in node.results:
             sources[value] = found if value.dtype.is_float else set()
     return [sources[v] for v in region.outputs]
