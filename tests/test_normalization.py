@@ -264,3 +264,14 @@ def test_a_channel_of_one_value_cannot_be_trained() -> None:
     text = r"expected more than one value for each channel in training, got \[1, 3\]"
     with pytest.raises(ShapeError, match=text):
         trace(lambda x: layer.apply(layer.parameters, layer.buffers, x, train=True)[0], f32[1, 3])
+
+
+def test_a_norm_written_with_kept_axes_is_one_kernel_too() -> None:
+    def norm(x: Array) -> Array:
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+        return (x - mean) / graphc.sqrt(variance + 1e-5)
+
+    assert kinds(norm, f32[32, 64]) == ["reduce"]
+    gradient = graphc.grad(lambda x, w: (norm(x) * w).sum())
+    assert kinds(gradient, f32[32, 64], f32[32, 64]) == ["reduce"]
