@@ -185,11 +185,11 @@ def _by_blocks(
             first = position * block
             return None, _tile(rows, keys, values, masks, is_causal, scale, dropout_p, seed, first)
 
-        _, y = scan(of_block, None, (F.arange(blocks), queries, of_rows), checkpoint=True)
+        y = scan(of_block, None, (F.arange(blocks), queries, of_rows), checkpoint=True)[1]
         return None, cast(Array, y)
 
     queries = in_blocks(flat(query))
-    _, y = scan(of_head, None, (F.arange(heads), queries, flat(key), flat(value), own), checkpoint=True)
+    y = scan(of_head, None, (F.arange(heads), queries, flat(key), flat(value), own), checkpoint=True)[1]
     joined = F.reshape(cast(Array, y), (heads, blocks * block, value.shape[-1]))
     return F.reshape(joined[:, :length], (*lead, length, value.shape[-1]))
 
