@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from graphc.callbacks import EarlyStopping as EarlyStopping
     from graphc.callbacks import History as History
     from graphc.compiler import compile as compile
+    from graphc.control import cond as cond
+    from graphc.control import scan as scan
+    from graphc.control import while_loop as while_loop
     from graphc.entries import Entry as Entry
     from graphc.entries import training_entries as training_entries
     from graphc.exporter import export as export
@@ -73,6 +76,7 @@ _PLACES = {
     "Array": "graphc.frontend.array",
     "trace": "graphc.frontend.tracer",
     "compile": "graphc.compiler",
+    **dict.fromkeys(("scan", "cond", "while_loop"), "graphc.control"),
     **dict.fromkeys(("Entry", "training_entries"), "graphc.entries"),
     "export": "graphc.exporter",
     **dict.fromkeys(("streaming", "Stream"), "graphc.streams"),

@@ -16,7 +16,7 @@ from graphc.errors import ArgumentError, GraphcError, IndexRangeError, Miscompil
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.interp import interpret
 from graphc.ir.loc import UNKNOWN
-from graphc.ir.plan import CallStep, CopyStep, PlanBuffer, plan_memory, plan_outputs
+from graphc.ir.plan import CallStep, CopyStep, PlanBuffer, perform, plan_memory, plan_outputs
 from graphc.passes.watch import Fault, Watch, watch, watched
 from graphc.program import Donated, Program
 from graphc.runtime.abi import ProgramInfo
@@ -224,10 +224,11 @@ class _Stages:
 
         plan = self._program.lowered.plan
         places = plan_memory(plan, arrays)
-        for step in plan.steps:
+
+        def check(step: CallStep | CopyStep, places: Mapping[PlanBuffer, np.ndarray]) -> None:
             if isinstance(step, CopyStep):
                 self._stepwise.run(step, places)
-                continue
+                return
             operands = self._operands(step, places)
             want = interpret(step.region, [_widest(o, v) for o, v in operands], float64=True)
             # how far single precision strays here tells what a kernel may
@@ -235,7 +236,7 @@ class _Stages:
             before = [places[b].copy() for b in step.arguments]
             self._stepwise.run(step, places)
             if (gap := _region_gap(step, want, narrow, [places[b] for b in step.writes])) is None:
-                continue
+                return
             # only now, for it takes a thousand times as long: is it the loops, or what became of them?
             run_kernel(step.kernel, before)
             by_buffer = dict(zip(step.arguments, before, strict=True))
@@ -244,6 +245,8 @@ class _Stages:
             raise MiscompiledError(
                 f"{step.loc.prefix}kernel @{step.kernel.name}: expected what its region gives, {level} {gap}"
             )
+
+        perform(plan, places, check)
         expected = plan_outputs(plan, places)
         for j, (a, b) in enumerate(zip(expected, self._program.executable(*arrays), strict=True)):
             if (gap := _gap(a.astype(np.float64), b, 1e-6)) is not None:

@@ -16,7 +16,7 @@ from graphc.ir.chain_rule import ChainRule, chain_rule, core
 from graphc.ir.cost import summary
 from graphc.ir.formulas import Stage
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.plan import CallStep, Plan
+from graphc.ir.plan import CallStep, Plan, all_steps
 from graphc.passes.vjp import vjp
 from graphc.program import lower
 
@@ -125,9 +125,7 @@ def _tagged(graph: Graph, stages: Sequence[Stage]) -> Graph:
     build = Builder()
     new: dict[Value, Value] = {v: build.input(v.type, v.node.name) for v in graph.inputs}
     for node in graph.nodes:
-        loc = replace(node.loc, scope=str(stage_of.get(node, "")), note="")
-        copy = build.emit(node.op, [new[v] for v in node.operands], node.attrs, node.regions, loc, node.name)
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new, loc=replace(node.loc, scope=str(stage_of.get(node, "")), note=""))
     return build.graph(graph.name, [new[v] for v in graph.outputs])
 
 
@@ -135,7 +133,7 @@ def _kernels(plan: Plan, rule: ChainRule, wrt: Sequence[str]) -> list[tuple[str,
     """For each kernel its name, the values and derivatives that it computes, and its sizes."""
     symbols = {text.rpartition(", ")[0]: symbol for symbol, text in rule.symbols}
     lines = []
-    for step in plan.steps:
+    for step in all_steps(plan):
         if not isinstance(step, CallStep):
             continue
         forward: dict[str, None] = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from graphc.errors import ArtifactError, GraphcError
 from graphc.ir.graph import Graph, Value
 from graphc.ir.highlight import STYLE, table
-from graphc.ir.plan import CallStep, Plan, PlanBuffer
+from graphc.ir.plan import BranchStep, CallStep, CopyStep, LoopStep, Plan, PlanBuffer, Step
 
 # each kind with what belongs to it, in the order of tables
 KINDS = {
@@ -230,6 +230,13 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
                 if b.kind == "arena":
                     is_derived = step.loc.note.startswith("d ") or value.node.loc.note.startswith("d ")
                     kinds[b] = "derivatives" if is_derived else "activations"
+        elif isinstance(step, (LoopStep, BranchStep)):
+            results = step.results if isinstance(step, BranchStep) else [b for b, _ in step.ys]
+            carries = () if isinstance(step, BranchStep) else (c.last for c in step.carries)
+            kind = "derivatives" if step.loc.note.startswith("d ") else "activations"
+            kinds.update((b, kind) for b in (*results, *carries) if b.kind == "arena")
+            if kind == "derivatives":
+                read |= set(step.reads)
     # what is overwritten in place ends where the new value begins
     ends = {b.in_place_of: b.first - 1 for b in plan.buffers if b.in_place_of is not None}
     tensors = tuple(
@@ -241,8 +248,14 @@ def footprint(plan: Plan, graph: Graph, parameters: Iterable[str] = ()) -> Footp
         for b in plan.buffers
         if b.kind == "arena" or b.in_place_of is None  # an updated argument is counted once
     )  # fmt: skip
-    names = tuple(s.kernel.name if isinstance(s, CallStep) else "copy" for s in plan.steps)
+    names = tuple(map(_step_name, plan.steps))
     return Footprint(plan.name, tensors, names, plan.workspace_bytes)
+
+
+def _step_name(step: Step) -> str:
+    if isinstance(step, CallStep):
+        return step.kernel.name
+    return "copy" if isinstance(step, CopyStep) else "loop" if isinstance(step, LoopStep) else "branch"
 
 
 def _read_by_derivatives(graph: Graph) -> set[Value]:

@@ -22,10 +22,10 @@ from graphc.codegen.object import compile_object
 from graphc.codegen.peaks import Peaks, measured_peaks
 from graphc.codegen.target import Target
 from graphc.codegen.timed import emit_timed
-from graphc.ir.cost import operations, summary
+from graphc.ir.cost import step_bytes_moved, step_operations, summary
 from graphc.ir.highlight import STYLE, table
 from graphc.ir.loc import Loc
-from graphc.ir.plan import CallStep, CopyStep, Plan, Step, plan_memory
+from graphc.ir.plan import BranchStep, CallStep, CopyStep, Plan, Step, plan_memory
 
 _LEFT = (0, 9, 10)  # columns of the table that are text
 _WARM_UP = 3
@@ -199,9 +199,7 @@ def _profile(plan: Plan, target: Target, times: np.ndarray, tick: float) -> Prof
     total = max(float(middle.sum()), tick)
     steps = []
     for step, a, b, c in zip(plan.steps, low.tolist(), middle.tolist(), high.tolist(), strict=True):
-        count, moved = (
-            (operations(step.region), _moved(step)) if isinstance(step, CallStep) else (0, _moved(step))
-        )
+        count, moved = step_operations(step), _moved(step)
         steps.append(
             KernelTime(
                 *_description(step), b, a, c, count, moved, 100 * b / total,
@@ -216,13 +214,19 @@ def _profile(plan: Plan, target: Target, times: np.ndarray, tick: float) -> Prof
 def _description(step: Step) -> tuple[str, str, Loc]:
     if isinstance(step, CopyStep):
         return "copy", f"%{step.source.name} to %{step.target.name}", Loc()
-    return step.kernel.name, summary(step.region), step.loc
+    if isinstance(step, CallStep):
+        return step.kernel.name, summary(step.region), step.loc
+    names = ", ".join(dict.fromkeys(k.name for p in step.plans for k in p.kernels)) or "copies"
+    if isinstance(step, BranchStep):
+        return "branch", f"either of {names}", step.loc
+    turns = "while" if step.count is None else f"{step.count} times"
+    return "loop", f"{turns} {names}", step.loc
 
 
 def _moved(step: Step) -> int:
     """The bytes of the arrays that a step reads and writes, each once."""
-    if isinstance(step, CopyStep):
-        return 2 * step.source.type.bytes
+    if not isinstance(step, CallStep):
+        return step_bytes_moved(step)
     return sum(b.type.bytes for b in (*dict.fromkeys(step.reads), *step.writes))
 
 

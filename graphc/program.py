@@ -83,7 +83,9 @@ def lower_to_plan(
     from graphc.codegen.separate import separate
     from graphc.passes.diagonals import gather_diagonals
     from graphc.passes.fuse import group
+    from graphc.passes.hoist import hoist
     from graphc.passes.recompute import recompute
+    from graphc.passes.regions import has_control
     from graphc.passes.simplify import RULES, apply_rules
 
     clock("import")
@@ -92,8 +94,10 @@ def lower_to_plan(
         verify(graph)
     clock("verify")
     stages = {"traced": graph}
-    stages["rewritten"] = apply_rules(graph)
-    stages["simplified"] = gather_diagonals(stages["rewritten"], RULES)
+    stages["rewritten"] = rewritten = apply_rules(graph)
+    if has_control(graph):
+        stages["hoisted"] = rewritten = apply_rules(hoist(rewritten))
+    stages["simplified"] = gather_diagonals(rewritten, RULES)
     stages["grouped"] = group(stages["simplified"])
     stages["recomputed"] = recompute(stages["grouped"])
     stages["fused"] = fused = separate(stages["recomputed"], target)

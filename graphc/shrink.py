@@ -104,10 +104,7 @@ def part(graph: Graph, nodes: Sequence[Node]) -> Graph:
     results: list[tuple[Value, str]] = []
     for node in graph.nodes:
         if node in inside:
-            copy = build.emit(
-                node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-            )
-            new.update(zip(node.results, copy.results, strict=True))
+            build.copy(node, new)
             results += [(v, outputs.get(v, "")) for v in node.results if v in outputs or v not in read]
     named = [name for _, name in results] if any(name for _, name in results) else []
     return build.graph(graph.name, [new[v] for v, _ in results], graph.stage, named)

@@ -14,7 +14,7 @@ from graphc.codegen.emitter import emit_kernels
 from graphc.codegen.loader import load_object
 from graphc.codegen.object import compile_object
 from graphc.codegen.target import Target
-from graphc.ir.plan import CallStep, CopyStep, Plan, PlanBuffer, Step
+from graphc.ir.plan import CallStep, CopyStep, Plan, PlanBuffer
 
 
 class Stepwise:
@@ -22,11 +22,10 @@ class Stepwise:
 
     >>> import graphc
     >>> from graphc.codegen.target import host_target
-    >>> from graphc.ir.plan import plan_memory, plan_outputs
+    >>> from graphc.ir.plan import perform, plan_memory, plan_outputs
     >>> plan = graphc.compile(lambda x: x + 1, graphc.f32[2]).plan
     >>> places = plan_memory(plan, [np.float32([1, 2])])
-    >>> for step in plan.steps:
-    ...     Stepwise(plan, host_target()).run(step, places)
+    >>> perform(plan, places, Stepwise(plan, host_target()).run)
     >>> plan_outputs(plan, places)
     [array([2., 3.], dtype=float32)]
     """
@@ -38,7 +37,7 @@ class Stepwise:
             kernel.name: ctypes.CFUNCTYPE(None)(self._code.address(kernel.name)) for kernel in plan.kernels
         }
 
-    def run(self, step: Step, places: Mapping[PlanBuffer, np.ndarray]) -> None:
+    def run(self, step: CallStep | CopyStep, places: Mapping[PlanBuffer, np.ndarray]) -> None:
         """Runs one step on the memory of the plan's buffers (`ir.plan.plan_memory`)."""
         if isinstance(step, CopyStep):
             np.copyto(places[step.target], places[step.source])

@@ -344,6 +344,11 @@ class _Direct:
             return _interpreted(fn)
 
 
+def on_arrays(fn: Function) -> Function:
+    """A function of numpy arrays from one that is to be traced: compiled once for each type of its arguments."""
+    return _Direct(fn)
+
+
 def _interpreted(fn: Function) -> Function:
     def run(*args: object) -> object:
         part = trace_function(fn, args)  # anew for each call: parameters may have other arrays by now

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphc.errors import CompileError
 from graphc.runtime.abi import ArrayInfo, identifier
-from graphc.runtime.launches import Launch, LaunchTable, Place, array_bytes
+from graphc.runtime.launches import Copy, Launch, LaunchTable, Place, array_bytes
 
 _KINDS = {
     "input": "GRAPHC_INPUT",
@@ -71,9 +72,10 @@ typedef struct graphc_launch_table {
 def launch_header(table: LaunchTable, name: str) -> str:
     """The C header of a program: ``NAME_table`` says all that a host needs beside the PTX and the constants.
 
-    >>> from graphc.runtime.abi import ProgramInfo
-    >>> print(launch_header(LaunchTable(ProgramInfo("f", (), (), 0), ()), "f").splitlines()[-3])
-        NULL, NULL, NULL, NULL, 0u, 0u};
+        >>> from graphc.errors import CompileError
+    from graphc.runtime.abi import ProgramInfo
+        >>> print(launch_header(LaunchTable(ProgramInfo("f", (), (), 0), ()), "f").splitlines()[-3])
+            NULL, NULL, NULL, NULL, 0u, 0u};
     """
     symbol = identifier(name)
     info = table.info
@@ -84,6 +86,8 @@ def launch_header(table: LaunchTable, name: str) -> str:
     lines += _array("graphc_donation", f"{symbol}_donations", donations)
     steps = []
     for number, step in enumerate(table.steps):
+        if not isinstance(step, (Launch, Copy)):
+            raise CompileError(f"{name}: expected launches and copies for a C host, got a loop or branch")
         places = step.arguments if isinstance(step, Launch) else (step.source, step.target)
         lines += _array("graphc_place", f"{symbol}_places{number}", list(map(_place, places)))
         at = f"{symbol}_places{number}" if places else "NULL"

@@ -116,7 +116,7 @@ def _body(
     plan, info = entry.plans[position], entry.info
     outputs = {j: f"%output{j}" for j in info.own_outputs} | {j: f"%input{i}" for i, j in info.donated}
     places: dict[PlanBuffer, str] = {
-        b: constants.symbol(plan.constants[b.name]) for b in plan.of_kind("constant")
+        b: constants.symbol(p.constants[b.name]) for p in plan.plans for b in p.of_kind("constant")
     }
     lines = step_lines(plan, outputs, kernels, places)
     attributes = f'nounwind "no-builtins" {target.function_attributes}'.rstrip()

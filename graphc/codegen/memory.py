@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from graphc.codegen.control import Own, carries_in_place, control_step
 from graphc.codegen.schedules import in_place_candidates, schedule
 from graphc.codegen.separate import separate
 from graphc.codegen.split import split_sums
@@ -22,7 +23,7 @@ from graphc.codegen.target import Target
 from graphc.errors import CompileError
 from graphc.ir.graph import Dense, Graph, Node, Value
 from graphc.ir.kernel import Kernel
-from graphc.ir.plan import ALIGNMENT, CallStep, CopyStep, Plan, PlanBuffer, Step
+from graphc.ir.plan import ALIGNMENT, BranchStep, CallStep, CopyStep, LoopStep, Plan, PlanBuffer, Step
 from graphc.ir.types import TensorType
 
 _LONG_ROW = 4  # vectors: one stall a row doesn't count
@@ -33,7 +34,29 @@ def make_plan(graph: Graph, target: Target, donated: Sequence[tuple[int, int]] =
 
     Raises `CompileError` where the graph is not fused or a pair's types differ.
     """
-    return _Planner(split_sums(separate(graph, target), target), target, donated).plan()
+    return _Planner(prepared(graph, target), target, donated, Kernels(target)).plan()
+
+
+def prepared(graph: Graph, target: Target) -> Graph:
+    """The fused graph as the target's kernels want it."""
+    return split_sums(separate(graph, target), target)
+
+
+class Kernels:
+    """The kernels of a program: equal regions have one."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._made: dict[str, Kernel] = {}
+        self._counts: dict[str, int] = {}
+
+    def kernel(self, node: Node, in_place: Mapping[int, int]) -> Kernel:
+        text = f"{node.attrs['kind']} {sorted(in_place.items())} {node.regions[0].canonical}"
+        if text not in self._made:
+            made = schedule(node, self._target, in_place)
+            number = self._counts[made.name] = self._counts.get(made.name, -1) + 1
+            self._made[text] = replace(made, name=f"{made.name}{number}")
+        return self._made[text]
 
 
 @dataclass(eq=False)
@@ -89,21 +112,29 @@ class _Order:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        donated: Sequence[tuple[int, int]],
+        kernels: Kernels,
+        carried: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`carried` pairs, as `donated`, inputs with the outputs that have their memory where that needs no copy."""
         self.graph = graph
         self.target = target
         self.donated = tuple(donated)
+        self.carried = {j: graph.inputs[i] for i, j in carried}
+        self.kernels = kernels
         for i, j in donated:
             if graph.inputs[i].type != graph.outputs[j].type:
                 raise CompileError(
                     f"@{graph.name}: input %{graph.inputs[i].node.name} is donated to output {j}: "
                     f"expected equal types, got {graph.inputs[i].type!r} and {graph.outputs[j].type!r}"
                 )
-        self.nodes = [n for n in graph.nodes if n.op.name == "fused"]
+        self.nodes = [n for n in graph.nodes if n.regions]
         for node in graph.nodes:
-            if node.op.name != "fused" and not (
-                node.op.name == "const" and isinstance(node.attrs["value"], Dense)
-            ):
+            if not node.regions and not (node.op.name == "const" and isinstance(node.attrs["value"], Dense)):
                 raise CompileError(
                     f"{node.loc.prefix}{node.op.name}: expected a fused graph; run the fuse pass first"
                 )
@@ -111,7 +142,9 @@ class _Planner:
         for node in self.nodes:
             for value in dict.fromkeys(node.operands):
                 self.readers.setdefault(value, []).append(node)
-        self.candidates = {n: in_place_candidates(n) for n in self.nodes}
+        self.candidates = {
+            n: in_place_candidates(n) if n.op.name == "fused" else carries_in_place(n) for n in self.nodes
+        }
         self.places: dict[Value, _Place] = {}
         self.copies: list[tuple[Value, int]] = []  # (value, output) that no kernel writes directly
 
@@ -147,7 +180,10 @@ class _Planner:
             if value in self.places:
                 self.copies.append((value, position))
                 continue
-            if donor is None:
+            carry = self.carried.get(position)
+            if carry is not None and self._may_overwrite(carry, value, producers[value], order):
+                self.places[value] = _Place("output", position, in_place_of=carry)
+            elif donor is None:
                 self.places[value] = _Place("output", position)
             elif self._may_overwrite(donor, value, producers[value], order):
                 self.places[value] = _Place("output", position, in_place_of=donor)
@@ -200,7 +236,9 @@ class _Planner:
 
         A processor takes a masked store for as wide as its vector, and the next row begins within that.
         """
-        if node.attrs["kind"] not in ("contract", "reduce") or value.type.size == max(value.shape, default=1):
+        if node.attrs.get("kind") not in ("contract", "reduce") or value.type.size == max(
+            value.shape, default=1
+        ):
             return False  # a map's rows are one long one, and a single row is before no other
         lanes = self.target.lanes(value.dtype)
         return value.shape[-1] % lanes != 0 and value.shape[-1] < _LONG_ROW * lanes
@@ -238,48 +276,24 @@ class _Planner:
             for value in node.results:
                 if self.places[value].kind == "arena":
                     buffers[value] = buffer(value)
-        kernels: dict[str, Kernel] = {}
-        counts: dict[str, int] = {}
         steps: list[Step] = []
         scratch: list[PlanBuffer] = []
-        for node in self.nodes:
-            in_place: dict[int, int] = {}
-            for position, value in enumerate(node.results):
-                donor = self.places[value].in_place_of
-                if donor is not None and donor in node.operands:
-                    in_place[position] = node.operands.index(donor)
-            # equal regions have one kernel
-            text = f"{node.attrs['kind']} {sorted(in_place.items())} {node.regions[0].canonical}"
-            if text not in kernels:
-                made = schedule(node, self.target, in_place)
-                number = counts[made.name] = counts.get(made.name, -1) + 1
-                kernels[text] = replace(made, name=f"{made.name}{number}")
-            kernel = kernels[text]
-            overwritten = {operand: position for position, operand in in_place.items()}
-            arguments = [
-                buffers[node.results[overwritten[i]]] if i in overwritten else buffers[v]
-                for i, v in enumerate(node.operands)
+
+        def own(types: Sequence[TensorType]) -> list[PlanBuffer]:
+            """Memory for the next step alone."""
+            made = [
+                PlanBuffer(f"scratch{len(scratch) + i}", t, "arena", first=len(steps), last=len(steps))
+                for i, t in enumerate(types)
             ]
-            arguments += [buffers[v] for i, v in enumerate(node.results) if i not in in_place]
-            own = [
-                PlanBuffer(
-                    f"scratch{len(scratch) + i}", TensorType(p.dtype, p.shape), "arena",
-                    first=len(steps), last=len(steps),
-                )
-                for i, p in enumerate(b for b in kernel.params if b.access == "scratch")
-            ]  # fmt: skip
-            scratch += own
-            arguments += own
-            steps.append(
-                CallStep(
-                    kernel,
-                    node.regions[0],
-                    tuple(arguments),
-                    tuple(buffers[v] for v in node.operands),
-                    tuple(buffers[v] for v in node.results),
-                    node.loc,
-                )
-            )
+            scratch.extend(made)
+            return made
+
+        for node in self.nodes:
+            if node.op.name == "fused":
+                steps.append(self._call(node, buffers, own))
+            else:
+                reads, writes = ([buffers[v] for v in vs] for vs in (node.operands, node.results))
+                steps.append(self._control(node, reads, writes, own))
         workspace = _assign_offsets([*buffers.values(), *scratch])
         extra: list[PlanBuffer] = []
         donors = {j: graph.inputs[i] for i, j in self.donated}
@@ -302,6 +316,41 @@ class _Planner:
             graph.input_names,
             output_names,
         )
+
+    def _call(self, node: Node, buffers: Mapping[Value, PlanBuffer], own: Own) -> CallStep:
+        in_place: dict[int, int] = {}
+        for position, value in enumerate(node.results):
+            donor = self.places[value].in_place_of
+            if donor is not None and donor in node.operands:
+                in_place[position] = node.operands.index(donor)
+        kernel = self.kernels.kernel(node, in_place)
+        overwritten = {operand: position for position, operand in in_place.items()}
+        arguments = [
+            buffers[node.results[overwritten[i]]] if i in overwritten else buffers[v]
+            for i, v in enumerate(node.operands)
+        ]
+        arguments += [buffers[v] for i, v in enumerate(node.results) if i not in in_place]
+        arguments += own([TensorType(p.dtype, p.shape) for p in kernel.params if p.access == "scratch"])
+        return CallStep(
+            kernel,
+            node.regions[0],
+            tuple(arguments),
+            tuple(buffers[v] for v in node.operands),
+            tuple(buffers[v] for v in node.results),
+            node.loc,
+        )
+
+    def _control(
+        self,
+        node: Node,
+        reads: list[PlanBuffer],
+        writes: list[PlanBuffer],
+        own: Own,
+    ) -> LoopStep | BranchStep:
+        def plan_of(region: Graph, carried: Sequence[tuple[int, int]] = ()) -> Plan:
+            return _Planner(prepared(region, self.target), self.target, (), self.kernels, carried).plan()
+
+        return control_step(node, reads, writes, own, plan_of)
 
     def _names(self) -> dict[Value, str]:
         names: dict[Value, str] = {}

@@ -39,10 +39,7 @@ def separate(graph: Graph, target: Target) -> Graph:
         if node in apart:
             _take_apart(build, node, new, _roots(node.regions[0], target))
             continue
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     separated = build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
     return by_stages(separated) if target.has_threads else separated
 
@@ -75,15 +72,7 @@ def _take_apart(build: Builder, node: Node, new: dict[Value, Value], roots: list
         operands = list(dict.fromkeys(v for n in members for v in n.operands if v.node not in inside))
         copies = inner.inputs_for(operands)
         for member in members:
-            copy = inner.emit(
-                member.op,
-                [copies[v] for v in member.operands],
-                member.attrs,
-                member.regions,
-                member.loc,
-                member.name,
-            )
-            copies.update(zip(member.results, copy.results, strict=True))
+            inner.copy(member, copies)
         body = inner.graph(region.name, [copies[v] for v in results])
         made = build.emit(
             node.op,

@@ -45,12 +45,11 @@ def split_sums(graph: Graph, target: Target) -> Graph:
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:
-        operands = [new[v] for v in node.operands]
         if node in chunks:
+            operands = [new[v] for v in node.operands]
             new.update(zip(node.results, _split(build, node, operands, chunks[node]), strict=True))
             continue
-        copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 
@@ -111,15 +110,7 @@ def _split(build: Builder, node: Node, operands: list[Value], chunks: int) -> li
     inputs = [v for v in region.inputs if any(v in n.operands for n in (*members, contraction))]
     copies = inner.inputs_for(inputs)
     for member in members:
-        copy = inner.emit(
-            member.op,
-            [copies[v] for v in member.operands],
-            member.attrs,
-            member.regions,
-            member.loc,
-            member.name,
-        )
-        copies.update(zip(member.results, copy.results, strict=True))
+        inner.copy(member, copies)
     lhs, rhs = (copies[v] for v in contraction.operands)
     d = dimensions(contraction.attrs, lhs.type.rank, rhs.type.rank)
     longest = max(range(len(d.lhs_summed)), key=lambda i: lhs.shape[d.lhs_summed[i]])
@@ -154,15 +145,7 @@ def _added(
     copies = inner.inputs_for(used)
     copies[contraction.results[0]] = inner.reduce_sum(chunked, axes=(0,))
     for member in after:
-        copy = inner.emit(
-            member.op,
-            [copies[v] for v in member.operands],
-            member.attrs,
-            member.regions,
-            member.loc,
-            member.name,
-        )
-        copies.update(zip(member.results, copy.results, strict=True))
+        inner.copy(member, copies)
     body = inner.graph(region.name, [copies[v] for v in region.outputs])
     attrs = {**node.attrs, "kind": "reduce"}
     made = build.emit(node.op, [partial, *(outer[v] for v in used)], attrs, (body,), node.loc, node.name)

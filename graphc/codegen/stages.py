@@ -41,10 +41,7 @@ def by_stages(graph: Graph) -> Graph:
         if node.attrs.get("kind") == "reduce":
             _Apart(build, node, new).emit()
             continue
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 
@@ -116,8 +113,7 @@ class _Apart:
         operands = list(dict.fromkeys(v for n in members for v in n.operands if v in self.outer))
         copies = inner.inputs_for(operands)
         for member in members:
-            copy = _copied(inner, member, [copies[v] for v in member.operands])
-            copies.update(zip(member.results, copy.results, strict=True))
+            inner.copy(member, copies)
         self._emit(inner, [copies[v] for v in outputs], operands, kind, root, outputs)
 
     def _emit(
@@ -157,8 +153,7 @@ class _Apart:
         operands = list(dict.fromkeys([*read, *(v for v in sums if v in self.outer)]))
         copies = inner.inputs_for(operands)
         for member in members:
-            copy = _copied(inner, member, [copies[v] for v in member.operands])
-            copies.update(zip(member.results, copy.results, strict=True))
+            inner.copy(member, copies)
         elements = _reshaped(inner, [copies[v] for v in sums], cut if length % part == 0 else flat)
         results = []
         for node, value in zip(reductions, elements, strict=True):
@@ -192,8 +187,7 @@ class _Apart:
             joined = inner.emit(node.op, [copies[partial[node]]], {"axes": (axis,)}, (), node.loc, node.name)
             copies[value] = joined.results[0]
         for member in members:
-            copy = _copied(inner, member, [copies[v] for v in member.operands])
-            copies.update(zip(member.results, copy.results, strict=True))
+            inner.copy(member, copies)
         self.outer.update((v, v) for v in partial.values())
         self._emit(inner, [copies[v] for v in outputs], [*read, *partial.values()], "reduce", first, outputs)
 
@@ -219,10 +213,6 @@ def _needed(outputs: Sequence[Value], known: Collection[Value]) -> list[Node]:
             found.add(node)
             stack.extend(v for v in node.operands if v not in known)
     return sorted(found, key=lambda n: n.serial)
-
-
-def _copied(build: Builder, node: Node, operands: Sequence[Value]) -> Node:
-    return build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
 
 
 def _reshaped(build: Builder, values: Sequence[Value], shape: tuple[int, ...]) -> list[Value]:

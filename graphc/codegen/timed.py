@@ -7,10 +7,10 @@ buffer of the plan in its order, `stamps` gets two readings, which tell what a r
 from __future__ import annotations
 
 from graphc.codegen.emitter import emit_kernels
-from graphc.codegen.program import emit_copy
+from graphc.codegen.program import StepWriter, constant_lines, constant_symbols
 from graphc.codegen.target import Target
 from graphc.errors import TargetError
-from graphc.ir.plan import CopyStep, Plan, PlanBuffer
+from graphc.ir.plan import Plan, PlanBuffer
 
 
 def emit_timed(plan: Plan, target: Target) -> str:
@@ -41,12 +41,10 @@ def emit_timed(plan: Plan, target: Target) -> str:
         ]
 
     lines += [*read_clock(0), *read_clock(1)]
+    symbols = constant_symbols(plan)
+    writer = StepWriter({k: f"@{k.name}" for k in plan.kernels}, symbols)
     for number, step in enumerate(plan.steps):
-        if isinstance(step, CopyStep):
-            lines += emit_copy(number, pointers[step.source], pointers[step.target], step.source.type.bytes)
-        else:
-            arguments = ", ".join(f"ptr {pointers[b]}" for b in step.arguments)
-            lines.append(f"  call void @{step.kernel.name}({arguments})")
-        lines += read_clock(number + 2)
+        lines += [*writer.step(step, pointers), *read_clock(number + 2)]
     lines += ["  ret void", "}", f"declare i64 @{target.clock}()"]
-    return "\n".join([emit_kernels(plan.kernels, target, linkage="internal"), *lines]) + "\n"
+    kernels = emit_kernels(plan.kernels, target, linkage="internal")
+    return "\n".join([kernels, *constant_lines(plan, symbols), *lines]) + "\n"

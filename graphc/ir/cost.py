@@ -12,7 +12,7 @@ from graphc.ir.graph import Graph, Node
 from graphc.ir.kernel import Call, For, If, Kernel, Let, Stmt
 from graphc.ir.kernel_bounds import Interval, Space
 from graphc.ir.ops.contract import dimensions
-from graphc.ir.plan import CallStep, Plan
+from graphc.ir.plan import BranchStep, CallStep, CopyStep, LoopStep, Plan, Step, inner_plans
 
 
 def operations(graph: Graph) -> int:
@@ -28,7 +28,9 @@ def operations(graph: Graph) -> int:
     count = 0
     for node in graph.nodes:
         if node.regions:
-            count += sum(operations(region) for region in node.regions)
+            inner = [operations(region) for region in node.regions]
+            # a loop of unknown length counts as one step, a branch as the longer one
+            count += max(inner) if node.op.name == "cond" else sum(inner) * turns(node)
         elif "contraction" in node.op.traits:
             count += 2 * prod(contraction_sizes(node))
         elif "pointwise" in node.op.traits:
@@ -36,6 +38,11 @@ def operations(graph: Graph) -> int:
         elif "reduction" in node.op.traits:
             count += node.operands[0].type.size
     return count
+
+
+def turns(node: Node) -> int:
+    """How often a node runs its regions: a scan as often as it has steps, others once."""
+    return node.int("length") if node.op.name == "scan" else 1
 
 
 def bytes_moved(graph: Graph) -> int:
@@ -77,16 +84,32 @@ def summary(region: Graph) -> str:
 
 def plan_operations(plan: Plan) -> int:
     """The operations of all steps of a plan: what is computed twice counts twice."""
-    return sum(operations(step.region) for step in plan.steps if isinstance(step, CallStep))
+    return sum(map(step_operations, plan.steps))
+
+
+def step_operations(step: Step) -> int:
+    """The operations of one step; of a loop those of all its turns, of a branch the larger number."""
+    if isinstance(step, CallStep):
+        return operations(step.region)
+    inner = [plan_operations(p) for p in inner_plans(step)]
+    if isinstance(step, LoopStep):
+        return sum(inner) * (step.count or 1)
+    return max(inner, default=0)
 
 
 def plan_bytes_moved(plan: Plan) -> int:
     """The bytes that the steps of a plan read and write, each array of a step once."""
-    moved = 0
-    for step in plan.steps:
-        arrays = (*step.reads, *step.writes) if isinstance(step, CallStep) else (step.source, step.target)
-        moved += sum(b.type.bytes for b in arrays)
-    return moved
+    return sum(map(step_bytes_moved, plan.steps))
+
+
+def step_bytes_moved(step: Step) -> int:
+    """The bytes that one step reads and writes; of a loop those of all its turns, of a branch the larger number."""
+    if isinstance(step, CallStep):
+        return sum(b.type.bytes for b in (*step.reads, *step.writes))
+    if isinstance(step, CopyStep):
+        return 2 * step.source.type.bytes
+    inner = [plan_bytes_moved(p) for p in step.plans]
+    return sum(inner) * (step.count or 1) if isinstance(step, LoopStep) else max(inner)
 
 
 def plan_iterations(plan: Plan) -> int | None:
@@ -95,13 +118,26 @@ def plan_iterations(plan: Plan) -> int | None:
     A copy counts as one turn for each byte, which no machine needs.
     """
     known: dict[tuple[Kernel, tuple[Interval | None, ...]], int | None] = {}
-    count = 0
-    for step in plan.steps:
-        turns = iterations(step.kernel, (), known) if isinstance(step, CallStep) else step.source.type.bytes
-        if turns is None:
+
+    def of_plan(plan: Plan) -> int | None:
+        counts = [of_step(step) for step in plan.steps]
+        return None if None in counts else sum(c for c in counts if c is not None)
+
+    def of_step(step: Step) -> int | None:
+        if isinstance(step, CallStep):
+            return iterations(step.kernel, (), known)
+        if isinstance(step, CopyStep):
+            return step.source.type.bytes
+        inner = [of_plan(p) for p in step.plans]
+        found = [c for c in inner if c is not None]
+        if len(found) < len(inner):
             return None
-        count += turns
-    return count
+        if isinstance(step, BranchStep):
+            return max(found)
+        moved = sum(c.last.type.bytes for c in step.carries)
+        return None if step.count is None else step.count * (1 + sum(found)) + 2 * moved
+
+    return of_plan(plan)
 
 
 def iterations(

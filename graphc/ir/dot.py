@@ -55,7 +55,7 @@ class _Writer:
         returned = {v.node for v in graph.outputs} if not outer else set()
         modules: defaultdict[str, list[str]] = defaultdict(list)
         for node in graph.nodes:
-            if node.regions:
+            if node.regions and "control" not in node.op.traits:
                 (region,) = node.regions
                 given = dict(zip(region.inputs, (names[v] for v in node.operands), strict=True))
                 self._open(str(node.attrs.get("kind", node.op.name)), "solid", indent)
@@ -71,6 +71,10 @@ class _Writer:
             style += ", peripheries=2" if node in returned else ""
             style += ', style="rounded,bold"' if node.attrs.get("diagonal") else ""
             label = "\n".join([what, ", ".join(map(repr, node.types)), *filter(None, [node.loc.note])])
+            for region in node.regions:  # of a loop or branch: beside its node, with inputs of its own
+                self._open(f"{node.op.name}: {region.name}", "solid", indent)
+                self.graph(region, {}, indent + "  ")
+                self.lines.append(f"{indent}}}")
             modules[node.loc.scope].append(f"{name} [label={_quoted(label)}{style}];")
             self.edges += [f"  {names[v]} -> {name};" for v in node.operands]
         for scope, lines in modules.items():

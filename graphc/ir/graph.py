@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -391,6 +391,28 @@ class Builder:
     def zeros(self, type: TensorType) -> Value:
         return self.splat(0, type)
 
+    def copy(
+        self,
+        node: Node,
+        new: MutableMapping[Value, Value],
+        regions: Sequence[Graph] | None = None,
+        loc: Loc | None = None,
+    ) -> Node:
+        """Another builder's node in this one: `new` has its operands' copies, and gets its results'.
+
+        `regions` and `loc` stand in place of the node's own.
+        """
+        copy = self.emit(
+            node.op,
+            [new[v] for v in node.operands],
+            node.attrs,
+            node.regions if regions is None else regions,
+            loc or node.loc,
+            node.name,
+        )
+        new.update(zip(node.results, copy.results, strict=True))
+        return copy
+
     def inline(self, graph: Graph, args: Sequence[Value]) -> list[Value]:
         """The graph's outputs in this builder, computed from `args` in place of its inputs."""
         if [a.type for a in args] != list(graph.input_types):
@@ -399,10 +421,7 @@ class Builder:
             )
         new = dict(zip(graph.inputs, args, strict=True))
         for node in graph.nodes:
-            copy = self.emit(
-                node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-            )
-            new.update(zip(node.results, copy.results, strict=True))
+            self.copy(node, new)
         return [new[v] for v in graph.outputs]
 
     def graph(

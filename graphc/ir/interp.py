@@ -56,8 +56,10 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], float64: bool, seen: Seen |
             seen(value.node, [array])
     for node in graph.nodes:
         operands = [values[v] for v in node.operands]
-        if node.regions:
-            results: Sequence[np.ndarray] = _run(node.regions[0], operands, float64, seen)
+        if node.op.control is not None:
+            results = node.op.control(
+                operands, node.attrs, node.regions, lambda region, given: _run(region, given, float64, seen)
+            )
         else:
             attrs: Attrs = (
                 {k: _widened(v) for k, v in node.attrs.items()} if float64 and node.op.typed else node.attrs

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 Infer = Callable[[Sequence[TensorType], "Attrs", "tuple[Graph, ...]"], "tuple[TensorType, ...]"]
 Ref = Callable[[Sequence[np.ndarray], "Attrs"], Sequence[np.ndarray]]
 Adjoint = Callable[["Builder", "Node", "Sequence[Value | None]"], "Sequence[Value | None]"]
+Run = Callable[["Graph", Sequence[np.ndarray]], Sequence[np.ndarray]]
+Control = Callable[[Sequence[np.ndarray], "Attrs", "Sequence[Graph]", Run], Sequence[np.ndarray]]
+Pullback = Callable[["Sequence[Value | None]"], "Sequence[Value | None]"]
+# The derivative of a region: the region, positions of inputs, positions of outputs -> the region with further inputs and
+# outputs. For `augment` these are cotangents of the outputs, and of the inputs that come of them; for `tangent` the inputs'
+# tangents, and the outputs'.
+Derive = Callable[["Graph", Sequence[int], Sequence[int]], "Graph"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,24 @@ class Sample:
 
     arrays: tuple[np.ndarray, ...]
     attrs: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A node's results from a forward pass that keeps what its adjoint wants, and that adjoint."""
+
+    results: tuple[Value, ...]
+    pullback: Pullback
+
+
+# the node; which operands' cotangents are wanted; which results have one
+Augment = Callable[["Builder", "Node", Sequence[bool], Sequence[bool], Derive], "Augmented | None"]
+# the node; its operands' tangents, None where they are zero; the derivative of regions -> what stands for its results, and
+# their tangents
+Tangent = Callable[
+    ["Builder", "Node", "Sequence[Value | None]", Derive],
+    "tuple[Sequence[Value], Sequence[Value | None]]",
+]
 
 
 # a text, since numpy loads its random numbers at the first use of their name
@@ -43,8 +68,12 @@ class OpDef:
     """All that an op means.
 
     A pointwise op has `expr` (and `diagonal`, the diagonal of its Jacobian for each operand); any other
-    differentiable op states its `adjoint`: from the cotangents of its results those of its operands. An op with
-    neither says why in `no_derivative`.
+    differentiable op states its `adjoint`: from the cotangents of its results those of its operands. An op whose
+    adjoint wants more than its results kept states `augment` instead: the forward pass that keeps it, with its
+    adjoint (None where no cotangent would come of it). An op with none of these says why in `no_derivative`.
+
+    An op with regions says by `control` which it runs when: ``control(arrays, attrs, regions, run)``. Its derivatives
+    get that of a region as a function; `tangent` is forward mode's.
     """
 
     name: str
@@ -52,6 +81,9 @@ class OpDef:
     ref: Ref
     arity: int | None = None  # None: any number of operands
     adjoint: Adjoint | None = None
+    augment: Augment | None = None
+    tangent: Tangent | None = None
+    control: Control | None = None
     no_derivative: str = ""
     expr: Scalar | None = None  # arguments are the operands
     diagonal: tuple[Scalar | None, ...] = ()  # arguments are the operands, then the result
@@ -69,7 +101,14 @@ class OpDef:
 
     @property
     def differentiable(self) -> bool:
-        return self.adjoint is not None or any(d is not None for d in self.diagonal)
+        return bool(self.adjoint or self.augment) or any(d is not None for d in self.diagonal)
+
+    def passes(self, operand: int) -> bool:
+        """Whether a derivative flows from the results to the operand of this position."""
+        if self.diagonal:
+            slope = self.diagonal[operand]
+            return slope is not None and not (slope.fn == "const" and slope.value == 0)
+        return self.adjoint is not None or self.augment is not None
 
 
 REGISTRY: dict[str, OpDef] = {}

@@ -11,7 +11,7 @@ Grammar (whitespace is free, comments run from ``#`` or ``//`` to the end of the
     inputs    := %NAME ":" TYPE ("," %NAME ":" TYPE)*
     results   := (%NAME ":")? TYPE ("," (%NAME ":")? TYPE)*
     body      := operation* "return" (%NAME ("," %NAME)*)?
-    operation := %NAME ("," %NAME)* "=" WORD operands? attrs? ":" types region? LOC?
+    operation := %NAME ("," %NAME)* "=" WORD operands? attrs? ":" types region* LOC?
     operands  := %NAME ("," %NAME)* | value                      (a value: of a const)
     attrs     := "{" (WORD ("=" value)?) ("," ...)* "}"           (a name alone is true)
     value     := INT | FLOAT | STRING | "true" | "false" | DTYPE | TYPE | @NAME | "[" (value ("," value)*)? "]"
@@ -306,7 +306,9 @@ class _Parser:
         if op.name == "const" and len(types) == 1:
             rounded = canonical_number(attrs["value"], types[0].dtype)
             attrs["value"] = attrs["value"] if rounded is None else rounded
-        regions = self._region(op, attrs, depth)
+        regions: list[Graph] = []
+        while (region := self._region(op, attrs, depth)) is not None:
+            regions.append(region)
         loc = self._loc()
         names = [self._name(t) for t in results]
         try:
@@ -349,10 +351,10 @@ class _Parser:
             attrs[token.text] = self._value(0) if self._skip_text("=") else True
             self._comma_or("}")
 
-    def _region(self, op: OpDef, attrs: Mapping[str, Attr], depth: int) -> list[Graph]:
+    def _region(self, op: OpDef, attrs: Mapping[str, Attr], depth: int) -> Graph | None:
         token = self._tokens[self._at]
         if token.text != "region" or token.kind != "word":
-            return []
+            return None
         if "region" not in op.traits:
             self._fail(f"{op.name}: expected an op that takes a region, such as fused", token)
         if depth >= _MAX_NESTING:
@@ -361,7 +363,7 @@ class _Parser:
         scope = _Scope()
         self._inputs(scope)
         kind = attrs.get("kind")
-        return [scope.build.graph(kind if isinstance(kind, str) else "region", self._body(scope, depth + 1))]
+        return scope.build.graph(kind if isinstance(kind, str) else "region", self._body(scope, depth + 1))
 
     def _loc(self) -> Loc:
         token = self._tokens[self._at]

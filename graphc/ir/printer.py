@@ -147,13 +147,15 @@ def node_lines(node: Node, values: _Names, locations: bool, names: bool) -> list
     note = f"{node.loc!r}" if locations and known else ""
     if not node.regions:
         return [f"{text:<{_LOC_COLUMN}}  {note}" if note else text]
-    (region,) = node.regions
-    inner = _Names(region, names)
-    lines = [f"{text} region({_arguments(region, inner)}) {{"]
-    for child in region.nodes:
-        lines += _indent(node_lines(child, inner, locations, names))
-    lines += ["  return " + ", ".join(inner[v] for v in region.outputs), "}" + (f"  {note}" if note else "")]
-    return lines
+    lines = []
+    for region in node.regions:
+        inner = _Names(region, names)
+        lines.append(f"{text} region({_arguments(region, inner)}) {{")
+        for child in region.nodes:
+            lines += _indent(node_lines(child, inner, locations, names))
+        lines.append(("  return " + ", ".join(inner[v] for v in region.outputs)).rstrip())
+        text = "}"
+    return [*lines, "}" + (f"  {note}" if note else "")]
 
 
 def _attributes(attrs: Mapping[str, Attr], skip: Iterable[str]) -> str:

@@ -45,10 +45,14 @@ def verify(graph: Graph) -> None:
 
 
 class _Verifier:
-    """The rules on one graph or region; `outer` are the nodes around a region, `where` names it in errors."""
+    """The rules on one graph or region; `outer` are the nodes around a region, `where` names it in errors, `fused` says
+    that it is a kernel's."""
 
-    def __init__(self, graph: Graph, stage: str, outer: frozenset[Node], where: str) -> None:
+    def __init__(
+        self, graph: Graph, stage: str, outer: frozenset[Node], where: str, fused: bool = False
+    ) -> None:
         self.graph = graph
+        self.fused = fused
         self.stage = stage
         self.outer = outer
         self.where = where
@@ -181,7 +185,7 @@ class _Verifier:
                     position, "expected no diagonal marker before differentiation, got one in stage traced"
                 )
         if node.op.name == "fused":
-            if self.where:
+            if self.fused:
                 self._fail(position, "expected a region without fused nodes, got one")
             if self.stage != "fused":
                 self._fail(position, f"expected fused nodes in stage fused only, got stage {self.stage}")
@@ -191,7 +195,7 @@ class _Verifier:
             self._fail(position, f"expected no region, got {len(node.regions)}")
         for region in node.regions:
             where = f"in the region of {self.where}{node.op.name} #{position}: "
-            _Verifier(region, self.stage, self._around, where).run()
+            _Verifier(region, self.stage, self._around, where, node.op.name == "fused").run()
 
     @cached_property
     def _around(self) -> frozenset[Node]:

@@ -19,6 +19,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType
+from graphc.passes.regions import inside
 from graphc.passes.rewrite import Rewrite, Rewriter, splat_of
 
 Range = tuple[float, float]
@@ -70,6 +71,7 @@ def gather_diagonals(graph: Graph, rules: Sequence[Rewrite] = ()) -> Graph:
       return %4
     }
     """
+    graph = inside(graph, lambda region: gather_diagonals(region, rules))
     gathered = _Search(graph).found
     if not gathered:
         return graph
@@ -88,10 +90,8 @@ def gather_diagonals(graph: Graph, rules: Sequence[Rewrite] = ()) -> Graph:
             build.loc = node.loc
             new[node.results[0]] = build.mul(new[diagonal.cotangent], built(diagonal), diagonal=True)
             continue
-        operands = [new[v] for v in node.operands]
-        copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
+        copy = build.copy(node, new)
         copy.other_locs.extend(loc for loc in node.other_locs if loc not in copy.other_locs)
-        new.update(zip(node.results, copy.results, strict=True))
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 

@@ -29,7 +29,9 @@ from dataclasses import dataclass, field
 from graphc.ir.graph import Builder, Dense, Graph, Node, Value
 from graphc.ir.ops import fused
 from graphc.ir.ops.contract import dimensions
-from graphc.passes.recompute import is_cheap, recompute
+from graphc.ir.ops.residuals import is_cheap
+from graphc.passes.recompute import recompute
+from graphc.passes.regions import inside
 
 _VIEWS = ("broadcast", "reshape", "transpose", "slice")
 _ORDER = (
@@ -38,6 +40,7 @@ _ORDER = (
     "map",
     "scatter",
     "cumulative",
+    "control",
 )  # kinds of producers, the best place to go first
 _LONGEST_SEARCH = 100  # groups
 _LARGEST_GROUP = 400  # nodes; a larger kernel only spills
@@ -51,7 +54,9 @@ _SharedOperand = tuple[str, Value, tuple[int, ...], tuple[int, ...], tuple[int, 
 
 @dataclass(eq=False)
 class _Group:
-    kind: str  # map, reduce, contract, scatter or cumulative
+    kind: (
+        str  # map, reduce, contract, scatter, cumulative, or control: a loop or branch, which stays as it is
+    )
     domain: tuple[int, ...]  # the shape over which it iterates; of a contraction, its result's
     axes: tuple[int, ...] = ()  # of a reduce group
     nodes: list[Node] = field(default_factory=list)
@@ -113,13 +118,17 @@ def fuse(graph: Graph) -> Graph:
 
 def group(graph: Graph) -> Graph:
     """The first half of `fuse`: regions that store every value that another region reads."""
-    return _Fusion(graph).run()
+    return _Fusion(inside(graph, group)).run()
 
 
 class _Fusion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.outputs = set(graph.outputs)
+        # what must be in memory: loops and branches read whole buffers
+        self.outputs = {
+            *graph.outputs,
+            *(v for n in graph.nodes if "control" in n.op.traits for v in n.operands),
+        }
         self.inputs = {v.node for v in graph.inputs}
         self.compute = [n for n in graph.nodes if self._is_compute(n)]
         computed = set(self.compute)
@@ -175,6 +184,8 @@ class _Fusion:
             return _Group("contract", node.type.shape, nodes=[node])
         if "reduction" in node.op.traits:
             return _Group("reduce", node.operands[0].shape, node.ints("axes"), [node])
+        if "control" in node.op.traits:
+            return _Group("control", (), nodes=[node])
         if "scatter" in node.op.traits:
             return _Group("scatter", node.type.shape, nodes=[node])
         if "cumulative" in node.op.traits:
@@ -211,6 +222,8 @@ class _Fusion:
                 producer.kind, producer.domain, producer.axes, nodes, byproducts=set(consumer.nodes)
             )
         kinds = (producer.kind, consumer.kind)
+        if "control" in kinds:
+            return None
         if kinds == ("map", "map"):
             return _Group("map", producer.domain, nodes=nodes) if producer.domain == consumer.domain else None
         if "contract" in kinds:
@@ -369,6 +382,9 @@ class _Fusion:
                 copy = build.emit(node.op, (), node.attrs, loc=node.loc, name=node.name)
                 new.update(zip(node.results, copy.results, strict=True))
         for group in self._ordered():
+            if group.kind == "control":
+                build.copy(group.nodes[0], new)
+                continue
             operands, results, region = self._region(group)
             main = {"contraction", "reduction", "scatter", "cumulative"}
             loc = next((n.loc for n in group.nodes if n.op.traits & main), group.nodes[-1].loc)
@@ -424,10 +440,7 @@ class _Fusion:
         build = Builder()
         new = build.inputs_for(operands)
         for node in members:
-            copy = build.emit(
-                node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-            )
-            new.update(zip(node.results, copy.results, strict=True))
+            build.copy(node, new)
         own = set(group.nodes)
         results = [
             v

@@ -22,19 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.scalar import COSTLY, PRIMITIVES
+from graphc.ir.ops.residuals import is_cheap
+from graphc.passes.regions import inside
 
 _LONGEST_CHAIN = 4  # cheap nodes: they take as long as to store and to load a vector in the second cache
 _LARGEST_REGION = 400  # nodes
 _NODES_AT_ONCE = 100  # computed again before regions' sizes are looked at anew
-
-
-def is_cheap(node: Node) -> bool:
-    """True of pointwise nodes without transcendentals, divisions and the like: computing them again costs less than a load."""
-    if "pointwise" not in node.op.traits:
-        return False
-    name = node.op.name
-    return name in PRIMITIVES and not PRIMITIVES[name].transcendental and name not in COSTLY
 
 
 def recompute(graph: Graph) -> Graph:
@@ -43,7 +36,7 @@ def recompute(graph: Graph) -> Graph:
     >>> recompute(Builder().graph("empty", [], "fused")).nodes
     ()
     """
-    return _Recomputation(graph).run()
+    return _Recomputation(inside(graph, recompute)).run()
 
 
 @dataclass(eq=False)
@@ -119,7 +112,10 @@ class _Recomputation:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.inputs = set(graph.inputs)
-        self.outputs = set(graph.outputs)
+        self.outputs = {
+            *graph.outputs,
+            *(v for n in graph.nodes if "control" in n.op.traits for v in n.operands),
+        }
         self.output_types = {v.type for v in graph.outputs}
         self.regions = {
             n: _Region(n, n.regions[0], n.operands, n.results) for n in graph.nodes if n.op.name == "fused"
@@ -269,8 +265,7 @@ class _Recomputation:
         new = {v: build.input(v.type, v.node.name, v.node.loc) for v in self.graph.inputs}
         for node in self.graph.nodes:
             if node.op.name != "fused":
-                copy = build.emit(node.op, (), node.attrs, loc=node.loc, name=node.name)
-                new.update(zip(node.results, copy.results, strict=True))
+                build.copy(node, new)
             elif node in self.regions:
                 region = self.regions[node]
                 operands = [new[v] for v in region.operands]

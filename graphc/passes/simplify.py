@@ -17,8 +17,10 @@ from graphc.ir.graph import Attrs, Graph, Node, Value
 from graphc.ir.ops import pointwise
 from graphc.ir.types import DType, TensorType
 from graphc.passes.diagonals import gather_diagonals
+from graphc.passes.regions import inside
 from graphc.passes.reshaping import SHAPE_RULES
 from graphc.passes.rewrite import Number, Outcome, Rewriter, apply, rewrite, splat_of, wrapped
+from graphc.passes.tidy import tidy
 
 
 def is_zero(number: Number, sign: float = 1.0) -> bool:
@@ -413,7 +415,8 @@ RULES = ARITHMETIC_RULES + SHAPE_RULES
 
 def apply_rules(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """The first half of `simplify`: every rule, and diagonals as they are. `fired` counts the rules by name."""
-    return apply(graph, RULES, fired)
+    inner = inside(tidy(graph), lambda region: apply_rules(region, fired))
+    return apply(inner, RULES, fired)
 
 
 def simplify(graph: Graph, fired: Counter[str] | None = None) -> Graph:

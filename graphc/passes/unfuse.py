@@ -6,6 +6,7 @@ In: a graph of any stage. Out: the same computation without `fused` nodes, "diff
 from __future__ import annotations
 
 from graphc.ir.graph import Builder, Graph
+from graphc.passes.regions import inside
 
 
 def unfuse(graph: Graph) -> Graph:
@@ -26,17 +27,20 @@ def unfuse(graph: Graph) -> Graph:
       return %0
     }
     """
+    graph = inside(graph, unfuse)
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:
-        operands = [new[v] for v in node.operands]
         if node.op.name == "fused":
+            operands = [new[v] for v in node.operands]
             # regions of a valid graph hold no fused nodes; should one do, this takes it out as well
             new.update(zip(node.results, build.inline(unfuse(node.regions[0]), operands), strict=True))
             continue
-        copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     plain = build.graph(graph.name, [new[v] for v in graph.outputs], "traced", graph.output_names)
-    differentiated = any("diagonal" in node.attrs for node in plain.nodes)
-    stage = "differentiated" if differentiated else "traced"
+    stage = "differentiated" if _has_diagonals(plain) else "traced"
     return plain.with_outputs(plain.outputs, plain.output_names, stage)
+
+
+def _has_diagonals(graph: Graph) -> bool:
+    return any("diagonal" in n.attrs or any(map(_has_diagonals, n.regions)) for n in graph.nodes)

@@ -9,11 +9,12 @@ Reverse accumulation: Griewank & Walther, Evaluating Derivatives, 2nd ed., SIAM 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import scalar
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.opdef import to_graph
+from graphc.ir.opdef import Pullback, to_graph
 from graphc.ir.scalar import Scalar
 
 
@@ -41,25 +42,61 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     targets = _targets(graph, wrt)
     if not seeds:
         check_scalar_output(graph)
+    floats = [position for position, v in enumerate(graph.outputs) if v.dtype.is_float]
+    return _derived(graph, targets, floats if seeds else None)
+
+
+def derive(graph: Graph, wrt: Sequence[int], seeded: Sequence[int]) -> Graph:
+    """The outputs and the cotangents of the inputs `wrt`, where the float outputs `seeded` have cotangents: inputs
+    after the graph's own. What the rules of ops with regions are given for these.
+
+    >>> from graphc.ir.types import f32
+    >>> build = Builder()
+    >>> x, y = build.input(f32[2], "x"), build.input(f32[2], "y")
+    >>> derive(build.graph("f", [build.sin(x), build.mul(x, y)]), [0], [1]).input_names
+    ('x', 'y', 'd_1')
+    """
+    return _derived(graph, [graph.inputs[i] for i in wrt], seeded)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node of the forward pass: its copy's operands, what stands for its results, and its adjoint if it has one of
+    its own here."""
+
+    node: Node
+    operands: tuple[Value, ...]
+    results: tuple[Value, ...]
+    pullback: Pullback | None = None
+
+
+def _derived(graph: Graph, targets: Sequence[Value], seeded: Sequence[int] | None) -> Graph:
+    """`seeded` are the outputs with cotangents; None seeds the first one with 1."""
     build = Builder()
     inputs = [build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs]
     new = dict(zip(graph.inputs, inputs, strict=True))
-    forward: list[Node] = []
+    needed = _reached(graph, targets)
+    active = _leading(graph, [graph.outputs[i] for i in (seeded if seeded is not None else (0,))])
+    forward: list[_Step] = []
     for node in graph.nodes:
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
-        forward.append(copy)
+        copy = build.copy(node, new)
+        step = _Step(copy, copy.operands, copy.results)
+        if node.op.augment is not None:
+            kept = node.op.augment(
+                build, copy, [v in needed for v in node.operands], [v in active for v in node.results], derive
+            )
+            if kept is not None:
+                new.update(zip(node.results, kept.results, strict=True))
+                step = _Step(copy, copy.operands, kept.results, kept.pullback)
+        forward.append(step)
     outputs = [new[v] for v in graph.outputs]
     cotangents = _Cotangents(build)
-    if not seeds:
+    if seeded is None:
         cotangents.add(outputs[0], build.splat(1, outputs[0].type))
-    for position, output in enumerate(outputs):
-        if seeds and output.dtype.is_float:
-            name = (graph.output_names[position] if graph.output_names else "") or str(position)
-            taken = [v.node.name for v in build.inputs]
-            cotangents.add(output, build.input(output.type, _fresh(f"d_{name}", taken)))
+    for position in seeded or ():
+        name = (graph.output_names[position] if graph.output_names else "") or str(position)
+        taken = [v.node.name for v in build.inputs]
+        cotangents.add(outputs[position], build.input(outputs[position].type, _fresh(f"d_{name}", taken)))
     wanted = [new[v] for v in targets]
     _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
@@ -67,6 +104,24 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
     for value in wanted:
         names.append(_fresh(f"d_{value.node.name}", names))
     return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+
+
+def _reached(graph: Graph, targets: Sequence[Value]) -> set[Value]:
+    """The values that derivatives lead to from one of `targets`."""
+    reached = set(targets)
+    for node in graph.nodes:
+        if any(v in reached and node.op.passes(i) for i, v in enumerate(node.operands)):
+            reached.update(v for v in node.results if v.dtype.is_float)
+    return reached
+
+
+def _leading(graph: Graph, goals: Sequence[Value]) -> set[Value]:
+    """The values from which derivatives lead to one of `goals`."""
+    leading = set(goals)
+    for node in reversed(graph.nodes):
+        if any(v in leading for v in node.results):
+            leading.update(v for i, v in enumerate(node.operands) if v.dtype.is_float and node.op.passes(i))
+    return leading
 
 
 def _fresh(name: str, taken: Sequence[str]) -> str:
@@ -124,24 +179,27 @@ class _Cotangents:
 
 
 def _sweep(
-    build: Builder, forward: list[Node], wanted: list[Value], cotangents: _Cotangents, loss: str
+    build: Builder, forward: list[_Step], wanted: list[Value], cotangents: _Cotangents, loss: str
 ) -> None:
     needed: set[Value] = set(wanted)  # values through which a wanted input is reached
-    for node in forward:
-        if any(v in needed for v in node.operands):
-            needed.update(v for v in node.results if v.dtype.is_float)
-    for node in reversed(forward):
-        if not any(v in needed for v in node.results):
+    for step in forward:
+        if any(v in needed for v in step.operands):
+            needed.update(v for v in step.results if v.dtype.is_float)
+    for step in reversed(forward):
+        node = step.node
+        if not any(v in needed for v in step.results):
             continue
         source = next((v.node.name for v in node.operands if v in needed and v.node.name), node.name)
         build.loc = node.loc.with_note(f"d {loss} / d {source or node.op.name}")
-        totals = [cotangents.total(v) for v in node.results]
+        totals = [cotangents.total(v) for v in step.results]
         if all(t is None for t in totals):
             continue
-        if node.op.diagonal:
+        if step.pullback is not None:
+            parts: Sequence[Value | None] = step.pullback(totals)
+        elif node.op.diagonal:
             (g,) = totals
             assert g is not None
-            parts: Sequence[Value | None] = [
+            parts = [
                 _times_diagonal(build, g, diagonal, node)
                 if diagonal is not None and operand in needed
                 else None

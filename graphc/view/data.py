@@ -21,7 +21,7 @@ from graphc.errors import ArgumentError
 from graphc.footprint import KINDS
 from graphc.ir.graph import Node
 from graphc.ir.interp import interpret
-from graphc.ir.plan import CallStep, CopyStep
+from graphc.ir.plan import CallStep, CopyStep, all_steps, inner_plans
 from graphc.view.code import kernel_codes
 from graphc.view.compare import Comparison, compare
 from graphc.view.stages import SIDES, Row, StageView, stage_view
@@ -231,15 +231,16 @@ def _kernels(compiled: CompiledFunction, fused: StageView) -> tuple[list[Json], 
     ]
     of_group: dict[int, int] = {}
     for position, step in enumerate(plan.steps):
-        if isinstance(step, CopyStep):
-            continue
-        number = numbers[step.kernel]
-        kernels[number]["steps"].append(position)  # type: ignore[attr-defined]
-        group = group_of.get(id(step.region))
-        if group is not None:
-            of_group[group] = number
-            kernels[number]["groups"].append(group)  # type: ignore[attr-defined]
-            kernels[number]["what"] = fused.groups[group].detail
+        for call in (step, *(inner for p in inner_plans(step) for inner in all_steps(p))):
+            if not isinstance(call, CallStep):
+                continue
+            number = numbers[call.kernel]
+            kernels[number]["steps"].append(position)  # type: ignore[attr-defined]
+            group = group_of.get(id(call.region))
+            if group is not None:
+                of_group[group] = number
+                kernels[number]["groups"].append(group)  # type: ignore[attr-defined]
+                kernels[number]["what"] = fused.groups[group].detail
     return kernels, of_group
 
 
@@ -282,8 +283,8 @@ def _memory(compiled: CompiledFunction) -> Json:
         "steps": [
             {
                 "kernel": name,
-                "line": f"{Path(s.loc.file).name}:{s.loc.line}" if isinstance(s, CallStep) and s.loc.file else "",
-                "note": s.loc.note if isinstance(s, CallStep) else "",
+                "line": f"{Path(s.loc.file).name}:{s.loc.line}" if not isinstance(s, CopyStep) and s.loc.file else "",
+                "note": s.loc.note if not isinstance(s, CopyStep) else "",
             }
             for name, s in zip(memory.steps, plan.steps, strict=True)
         ],

@@ -102,7 +102,9 @@ def stage_view(name: str, graph: Graph) -> StageView:
         values[value] = (_add(view, value.node, names[value], ()), 0)
     for node in graph.nodes:
         operands = tuple(values[v] for v in node.operands)
-        if node.regions:
+        if (
+            node.regions and "control" not in node.op.traits
+        ):  # a loop is one row; the text shows what it repeats
             (region,) = node.regions
             kind = print_attr(node.attrs["kind"]).strip('"') if "kind" in node.attrs else node.op.name
             view.groups.append(

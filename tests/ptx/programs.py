@@ -15,7 +15,7 @@ from graphc.codegen.target import Target
 from graphc.ir.graph import Graph
 from graphc.ir.plan import Plan, run_plan
 from graphc.program import Donated, compile_ptx
-from graphc.runtime.launches import Copy, LaunchTable, Place, array_bytes
+from graphc.runtime.launches import Launch, LaunchTable, Place, array_bytes, perform
 from ptx.assembler import assembled
 from ptx.build import NVPTX, parameters
 from ptx.machine import Memory, Module, launch
@@ -56,16 +56,17 @@ class BuiltProgram:
                 return (inputs if place.memory == "input" else outputs)[place.at]
             return (arena if place.memory == "arena" else constants) + place.at
 
-        for step in self.table.steps:
-            if isinstance(step, Copy):
-                data = memory.read(address_of(step.source), step.bytes)
-                memory.write(address_of(step.target), np.frombuffer(data, np.uint8))
-                continue
-            values = [np.uint64(address_of(p)).tobytes() for p in step.arguments]
+        def run(step: Launch, addresses: list[int]) -> None:
+            values = [np.uint64(address).tobytes() for address in addresses]
             launch(
                 module, step.kernel, memory, step.grid, step.block,
                 parameters(module, step.kernel, values), step.shared_bytes,
             )  # fmt: skip
+
+        def copy(source: int, target: int, size: int) -> None:
+            memory.write(target, np.frombuffer(memory.read(source, size), np.uint8))
+
+        perform(self.table.steps, address_of, run, copy, lambda flag: memory.read(flag, 1) != b"\0")
         return [
             np.frombuffer(memory.read(address, array_bytes(a)), a.dtype).reshape(a.shape)
             for address, a in zip(outputs, info.outputs, strict=True)

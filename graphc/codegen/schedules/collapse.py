@@ -93,10 +93,7 @@ def absorb_reshapes(region: Graph) -> Graph:
         if node.op.name == "reshape" and node.operands[0] in absorbed:
             new[node.results[0]] = new[node.operands[0]]
             continue
-        copy = build.emit(
-            node.op, [new[v] for v in node.operands], node.attrs, node.regions, node.loc, node.name
-        )
-        new.update(zip(node.results, copy.results, strict=True))
+        build.copy(node, new)
     return Graph(region.name, build.inputs, tuple(new[v] for v in region.outputs), region.stage)
 
 

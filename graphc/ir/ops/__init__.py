@@ -11,6 +11,9 @@ from graphc.ir.ops.cumulative import recurrence as recurrence
 from graphc.ir.ops.fused import fused as fused
 from graphc.ir.ops.indexing import gather as gather
 from graphc.ir.ops.indexing import scatter_add as scatter_add
+from graphc.ir.ops.loop import cond as cond
+from graphc.ir.ops.loop import scan as scan
+from graphc.ir.ops.loop import while_ as while_
 from graphc.ir.ops.pointwise import cast as cast
 from graphc.ir.ops.pointwise import mul as mul
 from graphc.ir.ops.pointwise import select as select

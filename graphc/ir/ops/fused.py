@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphc.errors import ShapeError, VerifyError
-from graphc.ir.opdef import ANY, OpDef, register
+from graphc.ir.opdef import ANY, OpDef, Run, register
 from graphc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -34,11 +34,18 @@ def _ref(arrays: Sequence[np.ndarray], attrs: Attrs) -> Sequence[np.ndarray]:
     raise VerifyError("a region is interpreted by ir.interp")
 
 
+def _control(
+    arrays: Sequence[np.ndarray], attrs: Attrs, regions: Sequence[Graph], run: Run
+) -> Sequence[np.ndarray]:
+    return run(regions[0], arrays)
+
+
 fused = register(
     OpDef(
         "fused",
         _infer,
         _ref,
+        control=_control,
         no_derivative="fusion comes after differentiation; un-fuse first",
         doc="Nodes that become one kernel; the region is a graph of ordinary ops.",
         traits=frozenset({"region"}),

@@ -27,7 +27,17 @@ from graphc.runtime.cuda.devices import Block, Device, Event, device, pinned_emp
 from graphc.runtime.cuda.driver import CudaError, Driver
 from graphc.runtime.cuda.modules import Module, kernel_name, load_module
 from graphc.runtime.executable import aligned_empty
-from graphc.runtime.launches import Launch, LaunchTable, Place, array_bytes
+from graphc.runtime.launches import (
+    Branch,
+    Copy,
+    Launch,
+    LaunchTable,
+    Loop,
+    Place,
+    Step,
+    array_bytes,
+    perform,
+)
 
 _RELAXED = (
     2  # CU_STREAM_CAPTURE_MODE_RELAXED: others may free memory meanwhile, as the garbage collector does
@@ -235,7 +245,7 @@ class _Call:
         count = len(self.info.inputs) + len(self.info.outputs)
         fixed: dict[Place, int] = {}  # cells of places in arena and constants
         for step in table.steps:
-            for place in step.arguments if isinstance(step, Launch) else (step.source, step.target):
+            for place in _places(step):
                 if place.memory in ("arena", "constant"):
                     fixed.setdefault(place, count + len(fixed))
         self._cells = (c_uint64 * max(count + len(fixed), 1))()
@@ -254,6 +264,8 @@ class _Call:
             if isinstance(step, Launch):
                 cells = [start + ctypes.sizeof(c_uint64) * cell_of(p) for p in step.arguments]
                 self._steps.append(self._launch(step, (c_void_p * max(len(cells), 1))(*cells)))
+            elif not isinstance(step, Copy):
+                self._steps.append(self._control(step, cell_of))
             else:
                 self._steps.append(self._copy(cell_of(step.target), cell_of(step.source), step.bytes))
         self._rooms: dict[tuple[str, int], Block] = {}  # on the device, of host arrays
@@ -279,6 +291,37 @@ class _Call:
                 raise error.within(kernel_name(step.kernel, self._loaded.table.locs)) from None
 
         return launch
+
+    def _control(self, step: Loop | Branch, cell_of: Callable[[Place], int]) -> Callable[[int], None]:
+        """A loop or branch: the host repeats the launches, each with the addresses of its turn."""
+        driver = self._loaded.device.driver
+
+        def address(place: Place) -> int:
+            if place.memory in ("arena", "constant"):
+                base = self._loaded.arena if place.memory == "arena" else self._loaded.constants
+                return base.address + place.at
+            return self._cells[cell_of(place)]
+
+        def run(stream: int) -> None:
+            def launch(step: Launch, addresses: list[int]) -> None:
+                values = (c_uint64 * max(len(addresses), 1))(*addresses)
+                start, size = ctypes.addressof(values), ctypes.sizeof(c_uint64)
+                cells = [start + size * i for i in range(len(addresses))]
+                # the driver reads the parameters before the call returns
+                self._launch(step, (c_void_p * max(len(cells), 1))(*cells))(stream)
+
+            def copy(source: int, target: int, size: int) -> None:
+                driver("cuMemcpyDtoDAsync_v2", target, source, size, stream)
+
+            def read(flag: int) -> bool:
+                byte = ctypes.c_uint8()
+                driver("cuMemcpyDtoHAsync_v2", ctypes.addressof(byte), flag, 1, stream)
+                driver("cuStreamSynchronize", stream)
+                return byte.value != 0
+
+            perform((step,), address, launch, copy, read)
+
+        return run
 
     def _copy(self, target: int, source: int, size: int) -> Callable[[int], None]:
         driver, cells = self._loaded.device.driver, self._cells
@@ -321,6 +364,13 @@ class _Call:
             step(handle)
 
 
+def _places(step: Step) -> tuple[Place, ...]:
+    """The places of a launch or copy; those of loops and branches are looked up as they run."""
+    if isinstance(step, Launch):
+        return step.arguments
+    return (step.source, step.target) if isinstance(step, Copy) else ()
+
+
 def _on_host(arrays: Sequence[Array]) -> _Hosts:
     return [(i, x) for i, x in enumerate(arrays) if isinstance(x, np.ndarray)]
 
@@ -350,9 +400,10 @@ class CudaBound:
         return pinned_empty(self._device, array.shape, array.dtype)
 
     def _captured(self) -> int | None:
-        """All work as one graph; None where the driver hasn't got graphs, or each kernel is to be waited for."""
+        """All work as one graph; None where the driver hasn't got graphs, the host has to read which way a program goes,
+        or each kernel is to be waited for."""
         driver = self._device.driver
-        if not driver.has_graphs or config().debug >= _WAITS_FOR_EACH:
+        if not driver.has_graphs or self._executable.table.has_flags or config().debug >= _WAITS_FOR_EACH:
             return None
         with self._device.active():
             stream = driver.get(c_void_p, "cuStreamCreate", 1)
