@@ -113,9 +113,12 @@ def test_dropout_drops_weights_and_keeps_the_mean() -> None:
     assert ones.std() > 0.1 and abs(ones.mean() - 1) < 0.02
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_on_both_targets(causal: bool) -> None:
-    q, k, v = tensors(np.float32, (5, 5))
+@pytest.mark.parametrize(("causal", "cut"), [(False, False), (True, False), (True, True)])
+def test_on_both_targets(causal: bool, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if cut:
+        monkeypatch.setattr(implementation, "_MOST_SCORES", 0)
+        monkeypatch.setattr(implementation, "_BLOCK", 3)
+    q, k, v = (x[:1, :2] for x in tensors(np.float32, (5, 5)))
 
     def step(q: Array, k: Array, v: Array) -> object:
         def loss(q: Array, k: Array, v: Array) -> Array:
