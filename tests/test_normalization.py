@@ -142,7 +142,8 @@ def test_instance_norm_tracks_means_over_the_examples() -> None:
 
 
 def test_fit_trains_through_a_batch_norm() -> None:
-    x = RNG.normal(4, 3, (256, 4)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x = rng.normal(4, 3, (256, 4)).astype(np.float32)
     y = (x @ np.float32([0.3, -0.4, 0.1, 0]))[:, None]
     model = nn.Sequential(
         nn.BatchNorm1d(4), nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1)
