@@ -43,6 +43,6 @@ def _ops(arguments: argparse.Namespace) -> int:
 
 
 def _row(op: OpDef) -> tuple[str, str, str, str, str]:
-    derivative = "diagonal" if op.diagonal else "adjoint" if op.adjoint is not None else "none"
+    derivative = "diagonal" if op.diagonal else "adjoint" if op.differentiable else "none"
     meaning = op.doc.splitlines()[0] if op.doc else formula(op)
     return op.name, kind_of(op).lower(), " ".join(t.name for t in op.dtypes), derivative, meaning

@@ -70,7 +70,7 @@ def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
 
     if graph.stage == "fused":
         graph = unfuse(graph)
-    if not custom_ops:
+    if not custom_ops or any("control" in node.op.traits for node in graph.nodes):
         _refuse(graph)
     names = value_names(graph)
     writer = _Writer({*names.values()})
@@ -105,7 +105,7 @@ def _refuse(graph: Graph) -> None:
     told = [f"{op} ({n}{f', first at {first[op]}' if first[op] else ''})" for op, n in counts.items()]
     raise CompileError(
         f"to_onnx: @{graph.name}: expected ops that ONNX has, got {', '.join(told)}; "
-        "custom_ops=True writes them as nodes of the domain graphc"
+        "custom_ops=True writes them as nodes of the domain graphc, but for loops and branches"
     )
 
 

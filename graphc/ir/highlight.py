@@ -32,7 +32,7 @@ _WORDS_OF_GRAMMARS = (
     "graphc graph stage return region kernel scalars strides space for to step let store load alloc if else barrier call "
     "atomic prefetch cast bitcast shuffle reduce intrinsic serial unroll vector parallel block thread in out inout "
     "scratch reg stack shared plan workspace input output constant arena arg data at steps place of copy commit wait "
-    "exchange"
+    "exchange loop reverse carry capture slice with stacked while do branch"
 )
 KEYWORDS = frozenset(_WORDS_OF_GRAMMARS.split())
 _SHOWN_LINES = 400  # of a text in a notebook

@@ -101,6 +101,8 @@ class OpDef:
 
     @property
     def differentiable(self) -> bool:
+        if self.augment is not None and self.no_derivative:  # it is there to refuse
+            return False
         return bool(self.adjoint or self.augment) or any(d is not None for d in self.diagonal)
 
     def passes(self, operand: int) -> bool:

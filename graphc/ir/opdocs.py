@@ -151,20 +151,21 @@ def _dtypes(dtypes: Sequence[DType]) -> str:
 def _short(op: OpDef) -> str:
     if op.diagonal:
         return "diagonal"
-    return "adjoint" if op.adjoint is not None else "none"
+    return "adjoint" if op.differentiable else "none"
 
 
 def _derivative(op: OpDef, operands: Sequence[str]) -> str:
     if not op.differentiable:
         return f"none: {op.no_derivative}"
-    if op.adjoint is None:
+    rule_of = op.adjoint or op.augment
+    if rule_of is None:
         names = (*operands, "r")
         return ", ".join(
             rf"$\partial r / \partial {operand} = {scalar.to_latex(tree, names, latex_of)}$"
             for operand, tree in zip(operands, op.diagonal, strict=True)
             if tree is not None
         )
-    rule = " ".join((op.adjoint.__doc__ or "").split())
+    rule = " ".join((rule_of.__doc__ or "").split())
     return (
         f"{'linear' if 'linear' in op.traits else 'by its adjoint'}: {rule[:1].lower()}{rule[1:].rstrip('.')}"
     )

@@ -268,7 +268,9 @@ def _loop_lines(step: LoopStep, where: str) -> list[str]:
             lines.append(f"  carry {port}{output}: {_name(c.first)} -> {_name(c.last)} {kind}")
         bound = [("capture", port, b) for port, b in zip(inputs[n:], step.captures, strict=False)]
         if plan is step.body:
-            bound += [("slice", p, b) for p, b in zip(inputs[n + len(step.captures) :], step.xs, strict=False)]
+            bound += [
+                ("slice", p, b) for p, b in zip(inputs[n + len(step.captures) :], step.xs, strict=False)
+            ]
             bound += [("slice", outputs[j], b) for b, j in step.ys]
         lines += [f"  {kind} {port}: {_name(b)}" for kind, port, b in bound]
         lines += [f"  {line}" for line in _lines(plan)]

@@ -195,10 +195,10 @@ while_ = register(
         _no_ref,
         control=_run_while,
         augment=refuse_while,
+        no_derivative="the number of steps is not known before, so there is no room for what they need",
         tangent=tangent_while,
         doc="The second region, from carries and captures to the next carries, as long as the first one's condition "
-        "on them holds. Results are the last carries. The number of steps is not known before: there is no reverse "
-        "derivative.",
+        "on them holds. Results are the last carries.",
         traits=frozenset({"region", "control"}),
         dtypes=ANY,
     )
