@@ -280,7 +280,7 @@ class Copier(nn.Module):
 def test_a_causal_transformer_learns_to_copy() -> None:
     rng = np.random.default_rng(0)
     length, vocabulary = 6, 8
-    words = rng.integers(0, vocabulary, (512, length)).astype(np.int32)
+    words = rng.integers(0, vocabulary, (1024, length)).astype(np.int32)
     x = np.concatenate([words, words[:, :-1]], axis=1)
     y = np.concatenate([words, words], axis=1)[:, 1:]
     model = Copier(vocabulary, 2 * length - 1)
@@ -291,12 +291,12 @@ def test_a_causal_transformer_learns_to_copy() -> None:
         return nn.cross_entropy(second, targets[:, length - 1 :].reshape(-1))
 
     history = graphc.fit(
-        model, (x, y), loss=loss, optimizer=optim.Adam(3e-3), epochs=30, batch_size=64, progress=False
+        model, (x, y), loss=loss, optimizer=optim.Adam(3e-3), epochs=24, batch_size=64, progress=False
     )
-    assert history["loss"][0] > 1.5 and history["loss"][-1] < 0.05
+    assert history["loss"][0] > 1 and history["loss"][-1] < 0.02
     fresh = rng.integers(0, vocabulary, (32, length)).astype(np.int32)
     guesses = np.argmax(model(np.concatenate([fresh, fresh[:, :-1]], axis=1)), axis=-1)[:, length - 1 :]
-    assert (guesses == fresh).mean() > 0.97
+    assert (guesses == fresh).mean() > 0.98
 
 
 # -- wrong input ------------------------------------------------------------------------------------------------------
