@@ -142,7 +142,8 @@ def test_instance_norm_tracks_means_over_the_examples() -> None:
 
 
 def test_fit_trains_through_a_batch_norm() -> None:
-    x = RNG.normal(4, 3, (256, 4)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x = rng.normal(4, 3, (256, 4)).astype(np.float32)
     y = (x @ np.float32([0.3, -0.4, 0.1, 0]))[:, None]
     model = nn.Sequential(
         nn.BatchNorm1d(4), nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1)
@@ -264,3 +265,14 @@ def test_a_channel_of_one_value_cannot_be_trained() -> None:
     text = r"expected more than one value for each channel in training, got \[1, 3\]"
     with pytest.raises(ShapeError, match=text):
         trace(lambda x: layer.apply(layer.parameters, layer.buffers, x, train=True)[0], f32[1, 3])
+
+
+def test_a_norm_written_with_kept_axes_is_one_kernel_too() -> None:
+    def norm(x: Array) -> Array:
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+        return (x - mean) / graphc.sqrt(variance + 1e-5)
+
+    assert kinds(norm, f32[32, 64]) == ["reduce"]
+    gradient = graphc.grad(lambda x, w: (norm(x) * w).sum())
+    assert kinds(gradient, f32[32, 64], f32[32, 64]) == ["reduce"]

@@ -182,6 +182,8 @@ def test_dropout_stands_between_layers_only() -> None:
 
 
 def test_a_recurrent_model_learns_to_count() -> None:
+    rng = np.random.default_rng(0)
+
     class Counter(nn.Module):
         def __init__(self) -> None:
             self.rnn = nn.LSTM(1, 8, batch_first=True)
@@ -191,7 +193,7 @@ def test_a_recurrent_model_learns_to_count() -> None:
             _, (h, _) = self.rnn(inputs[0])
             return self.head(h[0])
 
-    x = (RNG.uniform(size=(256, 8, 1)) < 0.5).astype(np.float32)
+    x = (rng.uniform(size=(256, 8, 1)) < 0.5).astype(np.float32)
     history = graphc.fit(
         Counter(), (x, x.sum(1) - 4), loss=nn.mse, optimizer=optim.Adam(0.05), epochs=30, progress=False
     )

@@ -53,7 +53,7 @@ def scaled_dot_product_attention(
     With `dropout_p` weights are dropped by `dropout_key` (`graphc.random`).
 
     Vaswani et al., Attention Is All You Need, arXiv:1706.03762, 3.2.1. Raises `ShapeError` for shapes or masks that don't
-    fit, `DTypeError` for an integer mask.
+    fit, `DTypeError` for an integer mask or anything but floats to attend to.
 
     >>> import graphc; from graphc import f32
     >>> graphc.trace(scaled_dot_product_attention, f32[2, 4, 3], f32[2, 5, 3], f32[2, 5, 6]).output_types
@@ -73,6 +73,9 @@ def scaled_dot_product_attention(
             f"{what}: expected queries [..., L, E], keys [..., S, E] and values [..., S, V], "
             f"got {', '.join(str(list(s)) for s in shapes)}"
         )
+    for x in (query, key, value):
+        if not x.dtype.is_float:
+            raise DTypeError(f"{what}: expected float queries, keys and values, got {x.dtype.name}")
     masks = [] if attn_mask is None else [_fitting(what, F.asarray(attn_mask), query, key)]
     activations.check_probability("scaled_dot_product_attention", dropout_p)
     if dropout_p and dropout_key is None:
@@ -112,8 +115,7 @@ def attend(
     dropout_key: ArrayLike | None = None,
 ) -> Array:
     """What `scaled_dot_product_attention` gives, of arguments that fit; every mask has the rank of the scores."""
-    lengths = query.shape[-2], key.shape[-2]
-    if lengths[0] > _BLOCK and math.prod((*query.shape[:-2], *lengths)) > _MOST_SCORES:
+    if math.prod((*query.shape[:-1], key.shape[-2])) > _MOST_SCORES:
         return _by_blocks(query, key, value, masks, is_causal, scale, dropout_p, dropout_key)
     return _tile(query, key, value, masks, is_causal, scale, dropout_p, dropout_key)
 
@@ -186,11 +188,11 @@ def _by_blocks(
             first = position * block
             return None, _tile(rows, keys, values, masks, is_causal, scale, dropout_p, seed, first)
 
-        _, y = scan(of_block, None, (F.arange(blocks), queries, of_rows), checkpoint=True)
+        y = scan(of_block, None, (F.arange(blocks), queries, of_rows), checkpoint=True)[1]
         return None, cast(Array, y)
 
     queries = in_blocks(flat(query))
-    _, y = scan(of_head, None, (F.arange(heads), queries, flat(key), flat(value), own), checkpoint=True)
+    y = scan(of_head, None, (F.arange(heads), queries, flat(key), flat(value), own), checkpoint=True)[1]
     joined = F.reshape(cast(Array, y), (heads, blocks * block, value.shape[-1]))
     return F.reshape(joined[:, :length], (*lead, length, value.shape[-1]))
 

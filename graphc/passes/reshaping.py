@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from graphc.ir import ops
 from graphc.ir.graph import Attr, Node, Value
+from graphc.ir.opdef import INPUT
 from graphc.ir.ops import reduce
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.types import TensorType
@@ -103,6 +104,32 @@ def pointwise_of_broadcasts(build: Rewriter, node: Node) -> Outcome:
     }
     once = build.settle(build.emit(node.op, operands, attrs))[0]
     return build.broadcast(once, dims=dims, shape=shape)
+
+
+@rewrite
+def pointwise_of_unit_dims(build: Rewriter, node: Node) -> Outcome:
+    """f(reshape(x, with 1s put in), c) = reshape(f(x, c)): what follows a reduction has its shape, and its kernel"""
+    if "pointwise" not in node.op.traits:
+        return None
+    inner = [v.node.operands[0] for v in node.operands if v.node.op is ops.reshape]
+    numbers = [splat_of(v) for v in node.operands]
+    shapes = {x.shape for x in inner}
+    if len(shapes) != 1 or len(inner) + sum(n is not None for n in numbers) != len(numbers):
+        return None
+    (small,), shape = shapes, node.type.shape
+    # a view of an input costs nothing where it is; of an output it would be a copy
+    computed = all(x.node.op is not INPUT and x.node.op is not ops.const for x in inner)
+    if not computed or len(small) >= len(shape) or _without_ones(small) != _without_ones(shape):
+        return None
+    given = iter(inner)
+    operands = [
+        next(given) if number is None else build.splat(number, TensorType(operand.dtype, small))
+        for operand, number in zip(node.operands, numbers, strict=True)
+    ]
+    attrs: dict[str, Attr] = {
+        k: TensorType(v.dtype, small) if isinstance(v, TensorType) else v for k, v in node.attrs.items()
+    }
+    return build.reshape(build.settle(build.emit(node.op, operands, attrs))[0], shape=shape)
 
 
 # ----------------------------------------------------------------------------------------- reshape, transpose
@@ -372,6 +399,7 @@ SHAPE_RULES = (
     broadcast_of_broadcast,
     broadcast_of_unit_dims,
     pointwise_of_broadcasts,
+    pointwise_of_unit_dims,
     reshape_nothing,
     reshape_of_reshape,
     reshape_of_broadcast,
