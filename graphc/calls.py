@@ -54,7 +54,8 @@ class custom_vjp:
 
     ``f.defvjp(forward, backward)``: `forward` takes the arguments of `fn` and gives ``(result, residuals)``, any nest
     that `backward` wants kept; ``backward(residuals, cotangent)`` gives a tuple, the cotangent of each argument (a nest of
-    its structure; None for one that has none, such as integers). The second derivative is that of `forward` and `backward`.
+    its structure; None for one that has none, such as integers). The second derivative is that of `forward` and
+    `backward`, by the ordinary rules.
     Arguments are nests of arrays; constants go by keyword. Forward mode transposes `backward`.
     Raises `TraceError` where the functions read traced values that are no arguments of theirs, `ShapeError` where
     `backward` gives other shapes.

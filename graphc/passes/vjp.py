@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import scalar
 from graphc.ir.graph import Builder, Graph, Node, Value
+from graphc.ir.inline import inline
 from graphc.ir.opdef import to_graph
 from graphc.ir.scalar import Scalar
 
@@ -60,12 +61,15 @@ def vjp(graph: Graph, wrt: Sequence[str | int] | None = None, seeds: bool = True
             taken = [v.node.name for v in build.inputs]
             cotangents.add(output, build.input(output.type, fresh_name(f"d_{name}", taken)))
     wanted = [new[v] for v in targets]
-    _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
+    own = _sweep(
+        build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name
+    )
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
     names = list(graph.output_names or ("",) * len(outputs))
     for value in wanted:
         names.append(fresh_name(f"d_{value.node.name}", names))
-    return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+    derived = build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+    return inline(derived, own) if own else derived
 
 
 def fresh_name(name: str, taken: Sequence[str]) -> str:
@@ -125,8 +129,10 @@ class _Cotangents:
 
 def _sweep(
     build: Builder, forward: list[Node], wanted: list[Value], cotangents: _Cotangents, loss: str
-) -> None:
+) -> set[Node]:
+    """The reverse sweep. Gives the nodes whose own rule it used up: to the next derivative they are what they compute."""
     needed: set[Value] = set(wanted)  # values through which a wanted input is reached
+    own: set[Node] = set()
     for node in forward:
         if any(v in needed for v in node.operands):
             needed.update(v for v in node.results if v.dtype.is_float)
@@ -149,6 +155,8 @@ def _sweep(
             ]
         elif node.op.adjoint is not None:
             parts = node.op.adjoint(build, node, totals)
+            if node.op.differentiated is not None:
+                own.add(node)
         elif "recomputed" in node.op.traits:
             parts = _recomputed(build, node, totals, loss)
         else:
@@ -159,6 +167,7 @@ def _sweep(
     for value in wanted:
         build.loc = value.node.loc.with_note(f"d {loss} / d {value.node.name}")
         cotangents.total(value)
+    return own
 
 
 def _recomputed(
