@@ -288,7 +288,8 @@ GOOD: dict[str, np.ndarray] = {
         ),
         (
             lambda d: ["opt", _write(d / "f.gir", MLP), "-p", "simplif"],
-            "pipeline: expected a pass of simplify, vjp, fuse, unfuse, verify, got 'simplif' (did you mean 'simplify'?)",
+            "pipeline: expected a pass of simplify, vjp, jvp, inline, remat, fuse, unfuse, verify, got 'simplif' "
+            "(did you mean 'simplify'?)",
         ),
         (
             lambda d: ["opt", _write(d / "f.gir", MLP), "-p", "vjp{wrt=b}"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,7 @@ from graphc.passes.remat import estimate, parse_bytes, remat
 from graphc.passes.simplify import simplify
 
 Arrays = list[np.ndarray]
+LINE = re.escape(__file__) + r":\d+: "
 
 
 def mlp(weights: list[Array], x: Array) -> Array:
@@ -122,7 +124,7 @@ def test_a_graph_that_fits_stays_and_a_forward_pass_has_nothing_to_compute_again
 def test_a_budget_that_cannot_be_met_says_the_least() -> None:
     graph = step(mlp)
     with pytest.raises(
-        CompileError, match=r"@update: memory_budget: expected an arena of at most 1,000 bytes, got"
+        CompileError, match=LINE + r"@update: memory_budget: expected an arena of at most 1,000 bytes, got"
     ) as error:
         compile_graph(graph, memory_budget=1000)
     least = int(str(error.value).split("got ")[1].split(",  the")[0].split(", the")[0].replace(",", ""))
