@@ -1,7 +1,7 @@
 """Pages whose output is real: runs the blocks of code of a page, and puts what they print where the page shows it.
 
 In: pages in Markdown. Out: the same pages with today's output, and their pictures. ``python docs/regenerate.py`` rewrites
-``tutorial.md`` and ``debugging.md``; a test regenerates them and compares.
+``tutorial.md``, ``debugging.md`` and ``transforms.md``; a test regenerates them and compares.
 
 - A block ``python`` is run. All of a page's are one program, called after the page, so that locations in dumps are right.
 - A block ``python`` whose first line is ``# NAME.py`` is written to that file, and not run.
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGES = ("tutorial.md", "debugging.md", "training.md")
+PAGES = ("tutorial.md", "debugging.md", "training.md", "transforms.md")
 VARIES, LLVM = "<!-- varies -->\n", "<!-- depends on LLVM -->\n"
 _BLOCK = re.compile(
     rf"(?P<mark>{VARIES}|{LLVM})?^```(?P<kind>python|text|console)\n(?P<body>.*?)^```\n",

@@ -25,7 +25,7 @@ from graphc.ir.batching import batch_into, to_front, whole
 from graphc.ir.graph import Builder, Value
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
-from graphc.transforms import Direct, Function, as_tuple, current, shown, traced_leaves
+from graphc.transforms import Direct, Function, as_tuple, check_function, current, shown, traced_leaves
 
 # an axis, None for what all examples share, or a nest of them like the arguments
 Axes = Union[int, None, Sequence["Axes"], dict[str, "Axes"]]
@@ -45,6 +45,7 @@ def vmap(fn: Function, in_axes: Axes = 0, out_axes: Axes = 0) -> Function:
     >>> vmap(lambda x, w: x @ w, (0, None))(np.float32([[1, 2], [3, 4]]), np.float32([1, 10]))
     array([21., 43.], dtype=float32)
     """
+    check_function("vmap", fn)
 
     def traced(*args: object, **options: object) -> object:
         return _batched(fn, in_axes, out_axes, args, options)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphc.errors import CompileError
+from graphc.errors import ArgumentError, CompileError
 from graphc.ir.graph import Graph
 from graphc.ir.inline import inline
+from graphc.ir.loc import here
 from graphc.passes.remat import Rematerialised, parse_bytes, remat
 from graphc.program import Donated, lower_to_plan
 
@@ -25,12 +26,15 @@ def within_budget(graph: Graph, target: Target, donated: Donated, budget: int | 
 
     Raises `CompileError`, with the least that can be done, where there is none.
     """
-    limit = parse_bytes(budget)
+    try:
+        limit = parse_bytes(budget)
+    except ArgumentError as error:
+        raise ArgumentError(f"{here().prefix}compile: {error}") from None
     found = rematerialised(graph, target, donated, limit)
     if found.bytes > limit:
         raise CompileError(
-            f"@{graph.name}: memory_budget: expected an arena of at most {limit:,} bytes, got {found.bytes:,}, the least "
-            f"that computing values again gives"
+            f"{here().prefix}@{graph.name}: memory_budget: expected an arena of at most {limit:,} bytes, got {found.bytes:,}, "
+            f"the least that computing values again gives"
         )
     return found.graph
 

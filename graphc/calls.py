@@ -25,7 +25,7 @@ from graphc.ir import ops
 from graphc.ir.graph import Graph, Value
 from graphc.ir.loc import here
 from graphc.ir.opdef import OpDef
-from graphc.transforms import Direct, Function, inner_trace, traced_leaves
+from graphc.transforms import Direct, Function, check_function, inner_trace, traced_leaves
 
 
 def checkpoint(fn: Function) -> Function:
@@ -40,6 +40,7 @@ def checkpoint(fn: Function) -> Function:
     >>> grad(lambda x: checkpoint(lambda v: v * v * v)(x) * 2)(3.0)
     array(54., dtype=float32)
     """
+    check_function("checkpoint", fn)
 
     def traced(*args: object, **options: object) -> object:
         inner = functools.partial(fn, **options) if options else fn
@@ -54,7 +55,8 @@ class custom_vjp:
 
     ``f.defvjp(forward, backward)``: `forward` takes the arguments of `fn` and gives ``(result, residuals)``, any nest
     that `backward` wants kept; ``backward(residuals, cotangent)`` gives a tuple, the cotangent of each argument (a nest of
-    its structure; None for one that has none, such as integers). The second derivative is that of `forward` and `backward`.
+    its structure; None for one that has none, such as integers). The second derivative is that of `forward` and
+    `backward`, by the ordinary rules.
     Arguments are nests of arrays; constants go by keyword. Forward mode transposes `backward`.
     Raises `TraceError` where the functions read traced values that are no arguments of theirs, `ShapeError` where
     `backward` gives other shapes.
@@ -69,8 +71,7 @@ class custom_vjp:
     """
 
     def __init__(self, fn: Function) -> None:
-        if not callable(fn):
-            raise ArgumentError(f"{here().prefix}custom_vjp: expected a function, got {fn!r}")
+        check_function("custom_vjp", fn)
         self.fn = fn
         self._rules: tuple[Function, Function] | None = None
         functools.update_wrapper(self, fn)

@@ -29,6 +29,7 @@ from graphc.transforms import (
     Wrt,
     as_tuple,
     check_floats,
+    check_function,
     current,
     grad,
     inlined,
@@ -53,6 +54,7 @@ def jacobian(fn: Function, wrt: Wrt = 0, mode: Mode = "auto") -> Function:
     array([[3., 0., 1.],
            [0., 3., 2.]], dtype=float32)
     """
+    check_function("jacobian", fn)
     if mode not in ("auto", "forward", "reverse"):
         raise ArgumentError(f"{here().prefix}jacobian: mode: expected auto, forward or reverse, got {mode!r}")
 

@@ -24,7 +24,17 @@ from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Value
 from graphc.ir.loc import here
 from graphc.passes.jvp import jvp as derive
-from graphc.transforms import Direct, Function, current, grad, inlined, inner_trace, traced_leaves
+from graphc.transforms import (
+    Direct,
+    Function,
+    check_function,
+    current,
+    grad,
+    inlined,
+    inner_trace,
+    shown,
+    traced_leaves,
+)
 
 
 def jvp(fn: Function, primals: Sequence[object], tangents: Sequence[object]) -> tuple[object, object]:
@@ -37,6 +47,12 @@ def jvp(fn: Function, primals: Sequence[object], tangents: Sequence[object]) -> 
     >>> jvp(lambda x: x * x, (3.0,), (1.0,))
     (array(9., dtype=float32), array(6., dtype=float32))
     """
+    check_function("jvp", fn)
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (tuple, list)):
+            raise ArgumentError(
+                f"{here().prefix}jvp: {name}: expected a tuple, one for each argument, got {shown(given)}"
+            )
     primals, tangents = tuple(primals), tuple(tangents)
     if len(primals) != len(tangents):
         raise ArgumentError(

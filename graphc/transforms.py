@@ -173,6 +173,12 @@ def positions_of(what: str, fn: Function, wrt: Wrt, count: int) -> list[int]:
     return found
 
 
+def check_function(what: str, fn: object) -> None:
+    """Raises `ArgumentError` for what can't be called."""
+    if not callable(fn):
+        raise ArgumentError(f"{here().prefix}{what}: expected a function, got {shown(fn)}")
+
+
 def inner_trace(what: str, fn: Function, args: Sequence[object], names: Sequence[str], name: str) -> Traced:
     """Traces `fn` in a builder of its own, within the current trace; inputs have the user's argument names."""
     for argument, argument_name in zip(args, names, strict=True):

@@ -207,3 +207,60 @@ def test_wrong_rules_say_what_is_wrong() -> None:
 
     with pytest.raises(TraceError, match="expected functions of their arguments alone, got one that reads w"):
         graphc.trace(outer, f32[2])
+
+
+def test_forward_mode_of_both() -> None:
+    x = np.linspace(-2, 2, 5)
+    slope = 1 / (1 + np.exp(-x))
+    value, tangent = graphc.jvp(log1pexp, (x,), (2.0,))
+    np.testing.assert_allclose(value, np.log1p(np.exp(x)), rtol=1e-12)
+    np.testing.assert_allclose(tangent, 2 * slope, rtol=1e-12)
+    _, again = graphc.jvp(graphc.checkpoint(lambda v: F.sin(v) ** 2), (x,), (x,))
+    np.testing.assert_allclose(again, 2 * np.sin(x) * np.cos(x) * x, rtol=1e-12)
+    curved = graphc.hvp(lambda v: graphc.checkpoint(F.sin)(log1pexp(v)).sum(), x, np.ones(5))
+    y = np.log1p(np.exp(x))
+    np.testing.assert_allclose(curved, np.cos(y) * slope * (1 - slope) - np.sin(y) * slope**2, rtol=1e-10)
+
+
+def test_donated_arguments_are_not_overwritten_before_they_are_read_again() -> None:
+    weights, x = arguments(np.float32, 4, 8, 16)
+
+    def step(weights: list[Array], x: Array) -> list[Array]:
+        gradients = graphc.grad(deep(graphc.checkpoint(layer)))(weights, x)
+        return [w - 0.1 * g for w, g in zip(weights, gradients, strict=True)]  # type: ignore[call-overload]
+
+    want = compile_graph(step, weights, x, target="interpreter")(weights, x)
+    compiled = compile_graph(step, weights, x, donate=("weights",))
+    verify_plan(compiled.plan)
+    for a, b in zip(want, compiled([w.copy() for w in weights], x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_ordered_value_is_no_step_and_no_copy() -> None:
+    text = """graphc 1
+    graph @f(%x: f32[64,64], %t: f32[3]) -> (f32[64,64]) {
+      %0 = exp %t : f32[3]
+      %1 = sin %x : f32[64,64]
+      %2 = after %1, %0 : f32[64,64]
+      %3 = contract %2, %2 {axes=[[1],[0]], batch=[[],[]]} : f32[64,64]
+      return %3
+    }"""
+    graph = parse(text)
+    compiled = compile_graph(graph)
+    steps = [s.kernel.name.rstrip("0123456789") for s in compiled.plan.steps]  # type: ignore[union-attr]
+    assert steps == ["map", "contract"]  # nothing reads the token itself: it is not computed either
+    later = graph.with_outputs([*graph.outputs, graph.nodes[0].results[0]])
+    first = compile_graph(later).plan.steps[0]
+    assert first.writes[0].type.shape == (3,)  # type: ignore[union-attr]
+    x, t = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32), np.ones(3, np.float32)
+    np.testing.assert_allclose(compiled(x, t), np.sin(x) @ np.sin(x), rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_function_is() -> None:
+    for wrap, name in (
+        (graphc.checkpoint, "checkpoint"),
+        (graphc.custom_vjp, "custom_vjp"),
+        (graphc.vmap, "vmap"),
+    ):
+        with pytest.raises(ArgumentError, match=LINE + f"{name}: expected a function, got int 3"):
+            wrap(3)  # type: ignore[operator]

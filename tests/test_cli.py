@@ -288,7 +288,7 @@ GOOD: dict[str, np.ndarray] = {
         ),
         (
             lambda d: ["opt", _write(d / "f.gir", MLP), "-p", "simplif"],
-            "pipeline: expected a pass of simplify, vjp, mixed, fuse, unfuse, verify, "
+            "pipeline: expected a pass of simplify, vjp, jvp, mixed, inline, remat, fuse, unfuse, verify, "
             "got 'simplif' (did you mean 'simplify'?)",
         ),
         (

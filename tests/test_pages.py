@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("tutorial.md", "debugging.md", "training.md")
+PAGES = ("tutorial.md", "debugging.md", "training.md", "transforms.md")
 
 
 @pytest.fixture(scope="module")

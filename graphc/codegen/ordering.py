@@ -37,4 +37,6 @@ def without_order(graph: Graph) -> tuple[Graph, dict[Node, set[Node]]]:
             waits[copy] = earlier
         new.update(zip(node.results, copy.results, strict=True))
     outputs = tuple(new[v] for v in graph.outputs)
-    return Graph(graph.name, graph.inputs, outputs, graph.stage, graph.output_names), waits
+    rest = Graph(graph.name, graph.inputs, outputs, graph.stage, graph.output_names)
+    alive = set(rest.nodes)  # a token that nothing else reads is not computed
+    return rest, {n: earlier & alive for n, earlier in waits.items() if n in alive}

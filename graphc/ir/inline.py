@@ -5,6 +5,8 @@ In: a graph. Out: the same computation without `checkpoint`, `custom_vjp` and ot
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graphc.ir.graph import Builder, Graph, Node
 
 
@@ -30,8 +32,8 @@ def plain(graph: Graph) -> Graph:
     return build.graph(graph.name, [new[v] for v in graph.outputs], graph.stage, graph.output_names)
 
 
-def inline(graph: Graph) -> Graph:
-    """The graph with the first region of each call in its place.
+def inline(graph: Graph, calls: Collection[Node] | None = None) -> Graph:
+    """The graph with the first region of each call, or of those that are given, in its place.
 
     >>> from graphc.ir.parser import parse
     >>> graph = parse('''graphc 1
@@ -42,14 +44,16 @@ def inline(graph: Graph) -> Graph:
     >>> [node.op.name for node in inline(graph).nodes]
     ['exp']
     """
-    if not any(map(is_call, graph.nodes)):
+    wanted = {n for n in graph.nodes if is_call(n) and (calls is None or n in calls)}
+    if not wanted:
         return graph
     build = Builder()
     new = {v: build.input(v.type, v.node.name, v.node.loc) for v in graph.inputs}
     for node in graph.nodes:
         operands = [new[v] for v in node.operands]
-        if is_call(node):
-            new.update(zip(node.results, build.inline(inline(node.regions[0]), operands), strict=True))
+        if node in wanted:
+            region = inline(node.regions[0]) if calls is None else node.regions[0]
+            new.update(zip(node.results, build.inline(region, operands), strict=True))
             continue
         copy = build.emit(node.op, operands, node.attrs, node.regions, node.loc, node.name)
         new.update(zip(node.results, copy.results, strict=True))

@@ -41,6 +41,7 @@ _KINDS = (
     ("gather", "Indexing", "Reading and adding at computed indices."),
     ("scatter", "Indexing", ""),
     ("leaf", "Leaves", "Values without operands."),
+    ("order", "Order", "Nothing is computed or moved: a value is there once another one is."),
     ("region", "Regions", "Ops that hold a graph."),
 )
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphc.config import config
-from graphc.errors import ArgumentError, GraphcError, VerifyError
+from graphc.errors import ArgumentError, CompileError, GraphcError, VerifyError
 from graphc.ir.graph import Graph
 from graphc.ir.inline import inline
 from graphc.ir.verify import verify
@@ -130,14 +130,21 @@ class Jvp(Pass):
 class Remat(Pass):
     """Computes forward values again in the backward pass, until an estimate of the arena is at most `budget`: 64MB.
 
-    Without a budget: as little memory as it can. Compiling with ``memory_budget`` asks the plan instead of the estimate.
+    Without a budget: as little memory as it can; `CompileError` where that is more than the budget. Compiling with ``memory_budget`` asks the plan instead of the estimate.
     """
 
     name: ClassVar[str] = "remat"
     budget: tuple[str, ...] | None = None
 
     def __call__(self, graph: Graph) -> Graph:
-        return remat(inline(graph), parse_bytes(" ".join(self.budget)) if self.budget else 0).graph
+        limit = parse_bytes(" ".join(self.budget)) if self.budget else 0
+        found = remat(inline(graph), limit)
+        if self.budget and found.bytes > limit:
+            raise CompileError(
+                f"@{graph.name}: remat: expected an arena of at most {limit:,} bytes, got {found.bytes:,}, the least that "
+                "computing values again gives, by estimate"
+            )
+        return found.graph
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import scalar
 from graphc.ir.graph import Builder, Graph, Node, Value
+from graphc.ir.inline import inline
 from graphc.ir.opdef import Pullback, to_graph
 from graphc.ir.scalar import Scalar
 
@@ -99,12 +100,15 @@ def _derived(graph: Graph, targets: Sequence[Value], seeded: Sequence[int] | Non
         taken = [v.node.name for v in build.inputs]
         cotangents.add(outputs[position], build.input(outputs[position].type, fresh_name(f"d_{name}", taken)))
     wanted = [new[v] for v in targets]
-    _sweep(build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name)
+    own = _sweep(
+        build, forward, wanted, cotangents, graph.output_names[0] if graph.output_names else graph.name
+    )
     gradients = [cotangents.total(v) or build.zeros(v.type) for v in wanted]
     names = list(graph.output_names or ("",) * len(outputs))
     for value in wanted:
         names.append(fresh_name(f"d_{value.node.name}", names))
-    return build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+    derived = build.graph(f"{graph.name}_vjp", [*outputs, *gradients], "differentiated", names)
+    return inline(derived, own) if own else derived
 
 
 def _reached(graph: Graph, targets: Sequence[Value]) -> set[Value]:
@@ -182,8 +186,10 @@ class _Cotangents:
 
 def _sweep(
     build: Builder, forward: list[_Step], wanted: list[Value], cotangents: _Cotangents, loss: str
-) -> None:
+) -> set[Node]:
+    """The reverse sweep. Gives the nodes whose own rule it used up: to the next derivative they are what they compute."""
     needed: set[Value] = set(wanted)  # values through which a wanted input is reached
+    own: set[Node] = set()
     for step in forward:
         if any(v in needed for v in step.operands):
             needed.update(v for v in step.results if v.dtype.is_float)
@@ -209,6 +215,8 @@ def _sweep(
             ]
         elif node.op.adjoint is not None:
             parts = node.op.adjoint(build, node, totals)
+            if node.op.differentiated is not None:
+                own.add(node)
         elif "recomputed" in node.op.traits:
             parts = _recomputed(build, node, totals, loss)
         else:
@@ -219,6 +227,7 @@ def _sweep(
     for value in wanted:
         build.loc = value.node.loc.with_note(f"d {loss} / d {value.node.name}")
         cotangents.total(value)
+    return own
 
 
 def _recomputed(
