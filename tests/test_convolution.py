@@ -435,6 +435,21 @@ def test_a_causal_convolution_with_a_stride_and_a_pooling_stream() -> None:
     np.testing.assert_allclose(got, graphc.compile(slower, x)(x)[:, : got.shape[1]], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 3, 8])
+def test_convolutions_that_look_ahead_stream_later(block: int) -> None:
+    first, second = nn.Conv1d(3, 4, 3, padding=1, seed=0), nn.Conv1d(4, 2, 5, padding=2, seed=1)
+
+    def later(x: Array) -> Array:
+        y = second(graphc.tanh(first(x)))
+        return nn.pad(y, (3, -3), value=-1.0)  # three samples late
+
+    x = normal(3, 24)
+    want = graphc.compile(later, x)(x)
+    stream = graphc.streaming(later, x, block=block)
+    parts = [stream(np.ascontiguousarray(x[:, t : t + block])) for t in range(0, 24, block)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), want, rtol=1e-5, atol=1e-6)
+
+
 def test_a_convolution_that_looks_ahead_does_not_stream() -> None:
     layer = nn.Conv1d(3, 4, 3, padding=1, seed=0)
     with pytest.raises(TraceError, match="looks 1 sample ahead"):

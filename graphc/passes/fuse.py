@@ -17,8 +17,8 @@ cotangent that it sums). They are accumulated as the rows go by, and nothing ins
 
 Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
-Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own copy, as
-index arithmetic.
+Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own
+copy, as index arithmetic.
 """
 
 from __future__ import annotations
