@@ -18,7 +18,7 @@ cotangent that it sums). They are accumulated as the rows go by, and nothing ins
 Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
 Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own
-copy, as index arithmetic.
+copy, as index arithmetic. But a contraction's operand that joins dimensions which another view moved is stored in order.
 """
 
 from __future__ import annotations
@@ -121,6 +121,14 @@ class _Fusion:
         self.graph = graph
         self.outputs = set(graph.outputs)
         self.inputs = {v.node for v in graph.inputs}
+        # an operand that a contraction could only read by divisions is put in order once
+        self.put_in_order = {
+            v.node
+            for n in graph.nodes
+            if "contraction" in n.op.traits
+            for v in n.operands
+            if _is_scrambled(v)
+        }
         self.compute = [n for n in graph.nodes if self._is_compute(n)]
         computed = set(self.compute)
         self.group_of: dict[Node, _Group] = {}
@@ -155,7 +163,7 @@ class _Fusion:
         if node.op.name == "const" and isinstance(node.attrs["value"], Dense):
             return False
         if node.op.name in _VIEWS or "leaf" in node.op.traits:
-            return any(v in self.outputs for v in node.results)
+            return node in self.put_in_order or any(v in self.outputs for v in node.results)
         return True
 
     def _is_stored(self, node: Node) -> bool:
@@ -446,6 +454,19 @@ class _Fusion:
             for s in self.successors[value.node]
             if any(source == value for operand in s.operands for source in self._sources(operand))
         ]
+
+
+def _is_scrambled(value: Value) -> bool:
+    """True of a view that joins dimensions which another view has moved: no strides say where its elements are."""
+    while value.node.op.name in _VIEWS:
+        node = value.node
+        value = node.operands[0]
+        if node.op.name == "reshape" and value.node.op.name in ("transpose", "slice", "window"):
+            kept = [n for n in node.type.shape if n != 1]
+            whole = [n for n in value.shape if n != 1]
+            if len(kept) < len(whole):
+                return True
+    return False
 
 
 def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:
