@@ -277,6 +277,30 @@ def test_a_model_and_its_gradients_on_threads() -> None:
     assert_all_close(program.run(MODEL), wanted)
 
 
+def test_a_transposed_convolution_and_its_gradients_on_threads() -> None:
+    arrays = (normal(1, 2, 3, 2), normal(2, 2, 3, 2))
+
+    def both(x: Array, w: Array) -> object:
+        def loss(x: Array, w: Array) -> Array:
+            return (nn.conv_transpose2d(x, w, stride=2, padding=1) ** 2).sum()
+
+        return graphc.value_and_grad(loss, wrt=(0, 1))(x, w)
+
+    graph = graphc.trace(both, *arrays)
+    program = build_program(graph)
+    assert_all_close(program.run(arrays), interpret(graph, arrays, float64=True))
+
+
+def test_an_operand_of_dimensions_that_were_moved_is_put_in_order() -> None:
+    def product_of_moved(x: Array, w: Array) -> Array:
+        return graphc.permute_dims(x, (1, 0, 2)).reshape((3, 8)) @ w
+
+    x, w = normal(2, 3, 4), normal(8, 5)
+    compiled = graphc.compile(product_of_moved, x, w)
+    assert [n.attrs["kind"] for n in compiled.fused.nodes] == ["map", "contract"]
+    np.testing.assert_allclose(compiled(x, w), x.transpose(1, 0, 2).reshape(3, 8) @ w, rtol=1e-5, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------- what is in memory
 
 
@@ -433,6 +457,21 @@ def test_a_causal_convolution_with_a_stride_and_a_pooling_stream() -> None:
     parts = [stream(np.ascontiguousarray(x[:, t : t + 8])) for t in range(0, 24, 8)]
     got = np.concatenate(parts, axis=1)
     np.testing.assert_allclose(got, graphc.compile(slower, x)(x)[:, : got.shape[1]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 3, 8])
+def test_convolutions_that_look_ahead_stream_later(block: int) -> None:
+    first, second = nn.Conv1d(3, 4, 3, padding=1, seed=0), nn.Conv1d(4, 2, 5, padding=2, seed=1)
+
+    def later(x: Array) -> Array:
+        y = second(graphc.tanh(first(x)))
+        return nn.pad(y, (3, -3), value=-1.0)  # three samples late
+
+    x = normal(3, 24)
+    want = graphc.compile(later, x)(x)
+    stream = graphc.streaming(later, x, block=block)
+    parts = [stream(np.ascontiguousarray(x[:, t : t + block])) for t in range(0, 24, block)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_convolution_that_looks_ahead_does_not_stream() -> None:

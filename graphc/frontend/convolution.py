@@ -8,6 +8,7 @@ learning, arXiv:1603.07285, has the arithmetic of shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from graphc.errors import ArgumentError, ShapeError
@@ -205,10 +206,58 @@ def _transposed(
             f"expected a result of at least one element, got {list(sizes)} for an input of "
             f"{list(x.shape[-rank:])} and padding {padding!r}",
         )
+    if max(strides) > 1 and max(dilations) == 1:
+        return _by_phases(call, x, w, b, strides, paddings, sizes, groups)
     # position o is reached by element k of the window at (o - k · dilation + padding) / stride
     windows = Windows(tuple(kernel), sizes, (1,) * rank, tuple(-d for d in dilations), paddings, strides)
     grouped = call.reshape(w, (groups, channels // groups, features, *kernel))
     return _contracted(call, x, grouped, b, windows, summed=1)
+
+
+def _by_phases(
+    call: Call, x: Value, weight: Value, bias: Value | None, strides: Sequence[int], paddings: Sequence[int],
+    sizes: Sequence[int], groups: int,
+) -> Array:  # fmt: skip
+    """A transposed convolution as one of stride 1 that makes all phases of a stride side by side.
+
+    With o + padding = u · stride + r and k = j · stride + r, position o is reached by the window at u - j: each phase r
+    has its own elements of the weight, and no product is with a zero between elements (Shi et al., arXiv:1609.07009).
+    """
+    rank = len(strides)
+    channels, features, *kernel = weight.shape
+    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+    missing = [j * s - k for j, s, k in zip(taps, strides, kernel, strict=True)]
+    if any(missing):
+        zeros = (0,) * (rank + 2)
+        weight = call.build.pad(weight, low=zeros, high=(0, 0, *missing), interior=zeros, value=0.0)
+    cut = call.reshape(
+        weight, (channels, features, *(n for pair in zip(taps, strides, strict=True) for n in pair))
+    )
+    phases = [*range(3, 3 + 2 * rank, 2)]
+    moved = call.transpose(cut, [0, 1, *phases, *range(2, 2 + 2 * rank, 2)])
+    every = features * math.prod(strides)
+    grouped = call.reshape(moved, (groups, channels // groups, every, *taps))
+    first = [p // s for p, s in zip(paddings, strides, strict=True)]
+    last = [(p + n - 1) // s for p, s, n in zip(paddings, strides, sizes, strict=True)]
+    counts = tuple(b - a + 1 for a, b in zip(first, last, strict=True))
+    ones = (1,) * rank
+    windows = Windows(tuple(taps), counts, ones, (-1,) * rank, tuple(first), ones)
+    if bias is not None:
+        spread = call.build.broadcast(bias, dims=(0,), shape=(features * groups, *strides))
+        bias = call.reshape(spread, (every * groups,))
+    y = call.trace.lift(_contracted(call, x, grouped, bias, windows, summed=1))
+    lead = y.shape[: len(y.shape) - rank - 1]
+    apart = call.reshape(y, (*lead, features * groups, *strides, *counts))
+    n = len(lead) + 1
+    order = [*range(n), *(d for i in range(rank) for d in (n + rank + i, n + i))]
+    whole = [c * s for c, s in zip(counts, strides, strict=True)]
+    joined = call.reshape(call.transpose(apart, order), (*lead, features * groups, *whole))
+    start = [p - s * a for p, s, a in zip(paddings, strides, first, strict=True)]
+    return call.wrap(
+        call.slice(
+            joined, [*(0 for _ in range(n)), *start], [*joined.shape[:n], *sizes], [1] * len(joined.shape)
+        )
+    )
 
 
 def _contracted(

@@ -327,10 +327,13 @@ def adaptive_average(call: Call, x: Value, sizes: Sequence[int]) -> Value:
     """Means of the windows of `adaptive_avg_pool1d` along the last dimensions."""
     rank = len(sizes)
     lead = len(x.shape) - rank
+    taps = tuple(range(lead, lead + rank))
+    if max(sizes) == 1:  # one window, all of x: its elements stay in their places
+        total = call.reshape(call.build.reduce_sum(x, axes=taps), (*x.shape[:lead], *sizes))
+        return call.build.div(total, call.splat(math.prod(x.shape[lead:]), total.type))
     view = _even_windows(call, x, sizes)
     if view is None:
         return _uneven_means(call, x, sizes)
-    taps = tuple(range(lead, lead + rank))
     total = call.build.reduce_sum(view, axes=taps)
     return call.build.div(total, call.splat(math.prod(view.shape[d] for d in taps), total.type))
 

@@ -52,12 +52,10 @@ class Augmented:
 
 # the node; which operands' cotangents are wanted; which results have one
 Augment = Callable[["Builder", "Node", Sequence[bool], Sequence[bool], Derive], "Augmented | None"]
-# the node; its operands' tangents, None where they are zero; the derivative of regions -> what stands for its results, and
-# their tangents
-Tangent = Callable[
-    ["Builder", "Node", "Sequence[Value | None]", Derive],
-    "tuple[Sequence[Value], Sequence[Value | None]]",
-]
+# what stands for a node's results, and their tangents, None where there is none
+Tangents = tuple[Sequence["Value"], Sequence["Value | None"]]
+# the node; its operands' tangents, None where they are zero; the derivative of regions
+Tangent = Callable[["Builder", "Node", "Sequence[Value | None]", Derive], Tangents]
 
 
 # a text, since numpy loads its random numbers at the first use of their name

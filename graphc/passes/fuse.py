@@ -19,9 +19,10 @@ cotangent that it sums). They are accumulated as the rows go by, and nothing ins
 
 Cheap values that a group would store for others alone are computed again where they are read: `recompute.py`.
 
-Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own copy, as
-index arithmetic. So it is with the conversion of 16-bit floats to f32, which is exact and costs less than the bytes that it
-saves: what lies in memory between two groups are the 16 bits.
+Views (broadcast, reshape, transpose, slice, window), splats and iotas belong to no group: each reader has its own
+copy, as index arithmetic. But a contraction's operand that joins dimensions which another view moved is stored in order.
+The conversion of 16-bit floats to f32 belongs to its readers, too: it is exact and costs less than the bytes that it
+saves. What lies in memory between two groups are the 16 bits.
 """
 
 from __future__ import annotations
@@ -133,6 +134,14 @@ class _Fusion:
         ordered = [v for n in graph.nodes if "order" in n.op.traits for v in n.operands]
         self.outputs = {*graph.outputs, *whole, *ordered}
         self.inputs = {v.node for v in graph.inputs}
+        # an operand that a contraction could only read by divisions is put in order once
+        self.put_in_order = {
+            v.node
+            for n in graph.nodes
+            if "contraction" in n.op.traits
+            for v in n.operands
+            if _is_scrambled(v)
+        }
         self.compute = [n for n in graph.nodes if self._is_compute(n)]
         computed = set(self.compute)
         self.group_of: dict[Node, _Group] = {}
@@ -189,7 +198,7 @@ class _Fusion:
         if node.op.name == "const" and isinstance(node.attrs["value"], Dense):
             return False
         if node.op.name in _VIEWS or "leaf" in node.op.traits or _is_widening(node):
-            return any(v in self.outputs for v in node.results)
+            return node in self.put_in_order or any(v in self.outputs for v in node.results)
         return True
 
     def _is_stored(self, node: Node) -> bool:
@@ -530,6 +539,19 @@ def _main_serial(group: _Group) -> int:
     """When the group's main work is to be done: that of its last contraction, reduction or the like."""
     main = [n.serial for n in group.nodes if n.op.traits & _MAIN and n not in group.byproducts]
     return max(main, default=group.nodes[-1].serial)
+
+
+def _is_scrambled(value: Value) -> bool:
+    """True of a view that joins dimensions which another view has moved: no strides say where its elements are."""
+    while value.node.op.name in _VIEWS:
+        node = value.node
+        value = node.operands[0]
+        if node.op.name == "reshape" and value.node.op.name in ("transpose", "slice", "window"):
+            kept = [n for n in node.type.shape if n != 1]
+            whole = [n for n in value.shape if n != 1]
+            if len(kept) < len(whole):
+                return True
+    return False
 
 
 def _shared_operands(node: Node) -> list[tuple[_SharedOperand, int]]:

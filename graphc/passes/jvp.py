@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.ir.graph import Builder, Graph, Node, Value
+from graphc.ir.opdef import Tangents
 from graphc.passes.vjp import float_inputs, fresh_name, times_diagonal, vjp
 
 
@@ -49,7 +50,9 @@ def jvp(graph: Graph, wrt: Sequence[str | int] | None = None) -> Graph:
         own = [tangents.get(v) for v in copy.operands]
         if any(t is not None for t in own):
             build.loc = node.loc.with_note(f"tangent of {node.name or node.op.name}")
-            for value, tangent in zip(copy.results, push(build, copy, own), strict=True):
+            results, pushed = push(build, copy, own)
+            new.update(zip(node.results, results, strict=True))
+            for value, tangent in zip(results, pushed, strict=True):
                 if tangent is not None and value.dtype.is_float and value not in tangents:
                     tangents[value] = tangent
     outputs = [new[v] for v in graph.outputs]
@@ -83,11 +86,15 @@ def derive(graph: Graph, wrt: Sequence[int], wanted: Sequence[int]) -> Graph:
     )
 
 
-def push(build: Builder, node: Node, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
-    """The tangents of a node's results, None where there is none, from those of its operands."""
+def push(build: Builder, node: Node, tangents: Sequence[Value | None]) -> Tangents:
+    """What stands for a node's results, and their tangents, None where there is none, from those of its operands."""
+    if node.op.tangent is not None:
+        return node.op.tangent(build, node, tangents, derive)
+    return node.results, _tangents(build, node, tangents)
+
+
+def _tangents(build: Builder, node: Node, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
     op = node.op
-    if op.tangent is not None:
-        return op.tangent(build, node, tangents, derive)
     if op.diagonal:
         parts = [
             times_diagonal(build, tangent, diagonal, node)

@@ -20,14 +20,12 @@ from graphc.ir.ops.contract import dimensions
 from graphc.ir.ops.window import Geometry, emit_window, geometry
 from graphc.passes.rewrite import Outcome, Rewriter, rewrite, splat_of
 
-_LONGEST_CHAIN = (
-    32  # views between a contraction and what it reads: more of them are looked through no further
-)
+_LONGEST_CHAIN = 32  # views, or sums of products, that are looked through
 
 
 @rewrite
 def window_nothing(build: Rewriter, node: Node) -> Outcome:
-    """window(x) of windows of one element, each the next one of x = x; of those within x it is a slice"""
+    """window(x) of windows of one element that stay within x is a slice"""
     match node:
         case Node(op=ops.window, operands=[x]):
             g = geometry(node.attrs)
@@ -65,7 +63,7 @@ def window_of_contract(build: Rewriter, node: Node) -> Outcome:
             if product.shape[g.taps] <= g.base or not build.single_use(product):
                 return None
             d = dimensions(inner.attrs, a.type.rank, b.type.rank)
-            batch, rows = len(d.lhs_batch), len(d.lhs_free)
+            batch = len(d.lhs_batch)
             # the dimension of a result is that of the left or the right operand
             free = [(0, i) for i in d.lhs_free] + [(1, i) for i in d.rhs_free]
             if min(g.axis, g.taps) < batch:
@@ -88,7 +86,6 @@ def window_of_contract(build: Rewriter, node: Node) -> Outcome:
             # k now stands behind the other batch dimensions
             order = [*range(batch), g.taps, *(i for i in range(batch, batch + len(free)) if i != g.taps)]
             perm = tuple(order.index(i) for i in range(len(order)))
-            assert rows + len(d.rhs_free) == len(free)
             return build.transpose(made, perm=perm)
     return None
 
@@ -156,11 +153,12 @@ def windows_of_added_contractions(build: Rewriter, node: Node) -> Outcome:
     return None
 
 
-def _takes_in(build: Rewriter, value: Value, node: Node) -> bool:
+def _takes_in(build: Rewriter, value: Value, node: Node, depth: int = 0) -> bool:
     """True of a product that a window or a sum vanishes into, and of a sum of such products."""
     match value:
         case Value(Node(op=pointwise.add, operands=[a, b])):
-            return build.single_use(value) and all(_takes_in(build, v, node) for v in (a, b))
+            deeper = build.single_use(value) and depth < _LONGEST_CHAIN
+            return deeper and all(_takes_in(build, v, node, depth + 1) for v in (a, b))
     if not build.single_use(value):
         return False
     perm: Sequence[int] = range(value.type.rank)

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
 from graphc.ir.batching import to_front
-from graphc.ir.opdef import NUMBERS, Derive, OpDef, Sample, check_dtype, int_list, register
+from graphc.ir.opdef import NUMBERS, Derive, OpDef, Sample, Tangents, check_dtype, int_list, register
 from graphc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -122,16 +122,14 @@ def _adjoint(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> 
     ]
 
 
-def _tangent(
-    build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive
-) -> Sequence[Value | None]:
+def _tangent(build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive) -> Tangents:
     """The product rule: the contraction of each operand's tangent with the other operand."""
     parts = []
     for position, tangent in enumerate(tangents):
         if tangent is not None:
             pair = [tangent if i == position else v for i, v in enumerate(node.operands)]
             parts.append(build.contract(*pair, **node.attrs))
-    return [build.add(*parts) if len(parts) == 2 else parts[0] if parts else None]
+    return node.results, [build.add(*parts) if len(parts) == 2 else parts[0] if parts else None]
 
 
 def _batch(

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graphc.ir.graph import Builder, Graph, Node, Value
-from graphc.ir.opdef import Derive
+from graphc.ir.opdef import Derive, Tangents
 from graphc.ir.ops.loop_rules import reach
 from graphc.ir.ops.scan_parts import ScanParts
 
 if TYPE_CHECKING:
     from graphc.ir.graph import Attr
-
-Tangents = tuple[Sequence[Value], Sequence["Value | None"]]
 
 
 def _varied(body: Graph, carries: int, tangents: Sequence[Value | None]) -> tuple[list[int], list[int]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphc.ir.opdef import ANY, Derive, OpDef, Sample, check_dtype, register
+from graphc.ir.opdef import ANY, Derive, OpDef, Sample, Tangents, check_dtype, register
 from graphc.ir.types import DType, TensorType, bool_
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ def _adjoint(build: Builder, node: Node, cotangents: Sequence[Value | None]) -> 
     return [cotangents[0], None]
 
 
-def _tangent(
-    build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive
-) -> Sequence[Value | None]:
+def _tangent(build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive) -> Tangents:
     """The tangent, after the same token."""
     dx, token = tangents[0], node.operands[1]
-    return [None if dx is None else build.after(dx, token)]
+    return node.results, [None if dx is None else build.after(dx, token)]
 
 
 def _batch(

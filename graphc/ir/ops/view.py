@@ -14,7 +14,18 @@ import numpy as np
 from graphc.errors import DTypeError, ShapeError
 from graphc.ir.batching import along, changed
 from graphc.ir.graph import Dense
-from graphc.ir.opdef import ANY, NUMBERS, Derive, OpDef, Sample, check_dtype, int_list, integer, register
+from graphc.ir.opdef import (
+    ANY,
+    NUMBERS,
+    Derive,
+    OpDef,
+    Sample,
+    Tangents,
+    check_dtype,
+    int_list,
+    integer,
+    register,
+)
 from graphc.ir.types import DType, TensorType, bool_
 
 if TYPE_CHECKING:
@@ -330,13 +341,11 @@ def _adjoint_pad(build: Builder, node: Node, cotangents: Sequence[Value | None])
     return [build.slice(g, start=node.ints("low"), size=node.operands[0].shape, step=step)]
 
 
-def _tangent_pad(
-    build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive
-) -> Sequence[Value | None]:
+def _tangent_pad(build: Builder, node: Node, tangents: Sequence[Value | None], derive: Derive) -> Tangents:
     """The tangent with zeros around: what is padded with is constant."""
     (dx,) = tangents
     sides = {k: node.ints(k) for k in ("low", "high", "interior")}
-    return [None if dx is None else build.pad(dx, **sides, value=0.0)]
+    return node.results, [None if dx is None else build.pad(dx, **sides, value=0.0)]
 
 
 pad = register(
