@@ -138,7 +138,8 @@ class Target:
             )
         if self.precision != "f32" and self.device is None:
             raise TargetError(
-                f"precision: expected f32 on {self.name or 'this target'}, got {self.precision}"
+                f"precision: expected f32 on {self.name or 'this target'}, got {self.precision}; "
+                "graphc.mixed_precision rounds what products read on every target"
             )
 
     def lanes(self, dtype: DType) -> int:
