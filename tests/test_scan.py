@@ -226,7 +226,7 @@ def random_body(rng: np.random.Generator) -> Callable[..., tuple[list[object], l
     return body
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_bodies_and_their_gradients_at_every_level(seed: int) -> None:
     rng = np.random.default_rng(seed)
     body = random_body(rng)
@@ -313,7 +313,7 @@ def test_checkpoint_keeps_carries_only() -> None:
 
         return graphc.grad(f, wrt=(0, 1))
 
-    w, x = normal(4, 4) * 0.3, normal(100, 2, 4)
+    w, x = normal(4, 4) * 0.3, normal(60, 2, 4)
     plain, kept = (graphc.compile(gradient(c), w, x) for c in (False, True))
     for a, b in zip(plain(w, x), kept(w, x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -391,107 +391,6 @@ def test_tangents_of_loops_and_branches(name: str, moving: tuple[int, ...]) -> N
     for j, value, slope in zip(order, interpret(graph, arrays), quotient(graph, arrays, along), strict=True):
         np.testing.assert_allclose(values[j], value, rtol=1e-12)
         np.testing.assert_allclose(slopes_got[j], slope, rtol=1e-6, atol=1e-7)
-
-
-# ------------------------------------------------------------------------------------------------------------- hoists
-
-
-def hoisted(fn: Callable[..., object], *args: object) -> Graph:
-    return graphc.compile(fn, *args).stages["hoisted"]
-
-
-def body_of(graph: Graph) -> list[str]:
-    (scan,) = (n for n in graph.nodes if n.op is ops.scan)
-    return [n.op.name for n in scan.regions[0].nodes]
-
-
-def test_what_depends_on_slices_alone_is_one_product_before_the_loop() -> None:
-    graph = hoisted(
-        lambda h, w, u, x: graphc.scan(lambda h, x: (graphc.tanh(h @ u + x @ w), None), h, x)[0],
-        f32[2, 4], f32[3, 4], f32[4, 4], f32[5, 2, 3],
-    )  # fmt: skip
-    assert body_of(graph) == ["contract", "add", "tanh"]
-    product = next(n for n in graph.nodes if n.op is ops.contract)
-    assert product.type == f32[5, 2, 4] and product.operands == (graph.inputs[3], graph.inputs[1])
-
-
-def test_what_no_carry_needs_is_one_product_after_the_loop() -> None:
-    graph = hoisted(
-        lambda h, v, x: graphc.scan(lambda h, x: ((h := graphc.tanh(h + x)), graphc.exp(h @ v)), h, x)[1],
-        f32[2, 4], f32[4, 7], f32[5, 2, 4],
-    )  # fmt: skip
-    assert body_of(graph) == ["add", "tanh"]
-    assert [n.op.name for n in graph.nodes] == ["scan", "contract", "exp"]
-
-
-def test_a_weights_gradient_is_one_product_over_time_and_batch() -> None:
-    def loss(w: object, b: object, x: object) -> object:
-        return graphc.scan(
-            lambda h, x: (graphc.tanh(h @ w + b + x), None),
-            graphc.zeros((2, 4)),
-            x,
-        )[0].sum()
-
-    graph = hoisted(graphc.grad(loss, wrt=(0, 1)), f32[4, 4], f32[4], f32[5, 2, 4])
-    _, backward = (n for n in graph.nodes if n.op is ops.scan)
-    assert backward.int("carries") == 1  # no sums
-    weight, bias = (v.node for v in graph.outputs)
-    assert (weight.op.name, weight.attrs["axes"]) == ("contract", ((0, 1), (0, 1)))
-    assert (bias.op.name, bias.attrs["axes"]) == ("reduce_sum", (0, 1))
-
-
-def test_a_sum_of_what_is_much_larger_stays_in_the_loop() -> None:
-    def loss(w: object, x: object) -> object:
-        return graphc.scan(lambda h, x: (graphc.sin(h * w + x), None), graphc.zeros((512, 16)), x)[0].sum()
-
-    graph = hoisted(graphc.grad(loss), f32[()], f32[1000, 512, 16])
-    assert [n for n in graph.nodes if n.op is ops.scan][1].int("carries") == 2
-
-
-def test_a_checkpointed_loop_is_left_alone() -> None:
-    graph = hoisted(
-        lambda h, w, x: graphc.scan(lambda h, x: (graphc.tanh(h + x @ w), None), h, x, checkpoint=True)[0],
-        f32[2, 4], f32[3, 4], f32[5, 2, 3],
-    )  # fmt: skip
-    assert body_of(graph) == ["contract", "add", "tanh"]
-
-
-def simplified(text: str) -> str:
-    from graphc.passes.simplify import simplify
-
-    return str(simplify(parse(text)))
-
-
-def test_a_carry_that_stays_is_a_capture_and_what_nobody_reads_goes() -> None:
-    text = """graphc 1
-    graph @f(%x: f32[4], %c: f32[]) -> (f32[]) {
-      %a, %b, %d, %y = scan %c, %c, %c, %x {captures=0, carries=3, length=4, reverse=false} : (f32[], f32[], f32[], f32[4])
-          region(%a: f32[], %b: f32[], %d: f32[], %x: f32[]) {
-        %0 = mul %a, %b : f32[]
-        %1 = add %0, %x : f32[]
-        %2 = exp %d : f32[]
-        return %1, %b, %2, %2
-      }
-      return %a
-    }"""
-    expected = """graphc 1
-    graph @f(%x: f32[4], %c: f32[]) -> (f32[]) {
-      %0 = scan %c, %c, %x {captures=1, carries=1, length=4, reverse=false} : f32[] region(%a: f32[], %b: f32[], %x: f32[]) {
-        %0 = mul %a, %b : f32[]
-        %1 = add %0, %x : f32[]
-        return %1
-      }
-      return %0
-    }"""
-    assert parse(simplified(text)) == parse(expected)
-
-
-def test_the_loss_and_its_gradient_share_one_loop() -> None:
-    compiled = graphc.compile(
-        graphc.value_and_grad(lambda w, x: graphc.scan(cell(w), graphc.zeros((2, 3)), x)[1].sum()),
-        f32[3, 3], f32[4, 2, 3],
-    )  # fmt: skip
-    assert sum(n.op is ops.scan for n in compiled.stages["rewritten"].nodes) == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- plans

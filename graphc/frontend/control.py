@@ -38,7 +38,7 @@ def scan(
     Raises `TraceError` where `f` gives no pair, `ShapeError` or `DTypeError` where it changes a carry's type or xs
     differ in length, `ArgumentError` where it changes a carry's structure.
 
-    >>> import graphc
+    >>> import graphc, numpy as np
     >>> def running(total, x):
     ...     return total + x, total + x
     >>> graphc.compile(lambda x: graphc.scan(running, 0.0, x)[1], graphc.f32[4])(np.float32([1, 2, 3, 4]))

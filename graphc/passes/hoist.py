@@ -8,26 +8,35 @@ In: a graph. Out: an equal one whose loops do less in each step. Three equalitie
 - *sums*: a carry s' = s + u_tᵀ v_t that nothing else reads is the first one plus one product, in which the steps are among the
   summed axes: the gradient of a weight, which backpropagation through time adds up. So is s' = s + Σ u_t, that of a bias.
 
-Sums and products are then taken in another order: float results can differ in the last bits. Loops that keep little
-memory (`remat`) stay as they are, and no stack is made for a sum that is much smaller than it.
+Sums and products are then taken in another order: float results can differ in the last bits.
+
+What is done for all steps at once is in memory for all steps at once. A loop over blocks, which is there so that not all of
+them are in memory (attention without the score matrix), must stay one. So a product moves only where its steps are small,
+or where its results take little more memory than what it is made of. Loops that keep little (`remat`) stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from graphc.ir import ops
 from graphc.ir.graph import Builder, Graph, Node, Value
 from graphc.ir.ops import pointwise
+from graphc.ir.ops.contract import dimensions
 from graphc.ir.ops.scan_parts import ScanParts
 from graphc.passes.regions import has_control, inside
 from graphc.passes.rewrite import splat_of
 from graphc.passes.stacking import Stack, can_stack, spread, stack, summed
 from graphc.passes.tidy import Body, emit_scan, members, tidy
 
-_LARGE = 16  # times the bytes of a sum, in each step: more than that is not stacked for it ...
-_SMALL = 1 << 24  # ... unless all steps' together are less
+_ROWS = (
+    64  # a step's product of this many rows, or of so many summed, is as fast in the loop as outside of it
+)
+_MUCH = 16  # times the bytes that it is made of: a value that is larger stays in the loop
+_LITTLE = 2
+_SMALL = 1 << 24  # bytes of a stack that are worth a sum's products as one
 
 
 def hoist(graph: Graph) -> Graph:
@@ -59,6 +68,23 @@ def _is_product(node: Node) -> bool:
     return "contraction" in node.op.traits
 
 
+def _rows(node: Node, varies: Sequence[bool]) -> int:
+    """The rows of a product's operand that differs between steps."""
+    lhs, rhs = node.operands
+    d = dimensions(node.attrs, lhs.type.rank, rhs.type.rank)
+    value, free = (lhs, d.lhs_free) if varies[0] else (rhs, d.rhs_free)
+    return prod(value.shape[i] for i in free)
+
+
+def _summed(node: Node) -> int:
+    """How many products an element of a contraction or sum adds up in one step."""
+    value = node.operands[0]
+    if not _is_product(node):
+        return prod(value.shape[i] for i in node.ints("axes"))
+    d = dimensions(node.attrs, value.type.rank, node.operands[1].type.rank)
+    return prod(value.shape[i] for i in d.lhs_summed)
+
+
 class _Loop:
     """A scan that is taken apart: `new` has its operands in the graph that is built, and gets its results."""
 
@@ -79,12 +105,30 @@ class _Loop:
     def _free(self) -> dict[Value, bool]:
         """The values that need no carry and can be stacked, and whether they differ between steps."""
         free = {port: s.stacked for port, s in self.bound.items()}
+        slices: dict[Value, set[Value]] = {
+            port: {port} if s.stacked else set() for port, s in self.bound.items()
+        }
         for node in self.region.nodes:
             if all(v in free for v in node.operands) and not node.regions:
                 varies = any(free[v] for v in node.operands)
-                if not varies or can_stack(node):
+                read = set().union(*(slices[v] for v in node.operands)) if node.operands else set()
+                small = self._is_small(
+                    node, sum(v.type.bytes for v in read), [free[v] for v in node.operands]
+                )
+                if not varies or (can_stack(node) and small):
                     free.update((v, varies) for v in node.results)
+                    slices.update((v, read) for v in node.results)
         return free
+
+    @staticmethod
+    def _is_small(node: Node, read: int, varies: Sequence[bool]) -> bool:
+        """True of a value that may be in memory for all steps: it is made of slices of `read` bytes."""
+        size = sum(v.type.bytes for v in node.results)
+        if "view" in node.op.traits or size <= _LITTLE * read:
+            return True
+        if _is_product(node) and (all(varies) or _rows(node, varies) >= _ROWS):
+            return False
+        return size <= _MUCH * read
 
     def outside(self, value: Value, known: dict[Value, Stack]) -> Stack:
         """A value of the region in all steps, made of `known` ones."""
@@ -250,10 +294,11 @@ class _After(_Loop):
         return node
 
     def _pays(self, s: _Sum, asked: Iterable[Value]) -> bool:
-        """True unless much more would be stacked than is summed."""
+        """True where little more is stacked than is summed, or where a step sums few products and the stack is small."""
         there = set(asked)
         extra = sum(v.type.bytes for v in dict.fromkeys(s.leaves) if v not in there and v not in self.free)
-        return extra <= _LARGE * s.term.type.bytes or extra * self.parts.length <= _SMALL
+        few = _summed(self._root(s.term)) < _ROWS
+        return _LITTLE * extra <= s.term.type.bytes or (few and extra * self.parts.length <= _SMALL)
 
     def _total(self, term: Value, known: dict[Value, Stack]) -> Value:
         """The sum of a term over the steps."""
@@ -273,6 +318,8 @@ class _After(_Loop):
         """The values that are computed after the loop: products that no carry needs, and all that is made of them."""
         wanted = {v for node in members(asked, self.region.inputs) for v in node.results}
         moved: set[Value] = set()
+        sources: dict[Value, set[Value]] = {}  # of moved values: what is stacked for them
+        largest = max((v.type.bytes for v in self.region.outputs[self.parts.carries :]), default=0)
         for node in self.region.nodes:
             (value, *others) = node.results
             if others or value in needed or value not in wanted or value in self.free:
@@ -280,7 +327,16 @@ class _After(_Loop):
             if not can_stack(node) or node.regions:
                 continue
             if _is_product(node) or any(v in moved for v in node.operands):
-                moved.add(value)
+                read = set().union(*(sources.get(v, {v}) for v in node.operands))
+                size = sum(v.type.bytes for v in read if self.free.get(v, True))
+                varies = [self.free.get(v, True) for v in node.operands]
+                if not (value.type.bytes <= largest or self._is_small(node, size, varies)):
+                    continue
+                extra = sum(v.type.bytes for v in read if v not in asked and v not in self.free)
+                much = _MUCH if _is_product(node) and _rows(node, varies) < _ROWS else _LITTLE
+                if not _is_product(node) or extra <= much * value.type.bytes:
+                    moved.add(value)
+                    sources[value] = read
         # all that reads one must move too
         for node in reversed(self.region.nodes):
             stays = [n for n in self.readers.get(node.results[0], ()) if n.results[0] not in moved]
