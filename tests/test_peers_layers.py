@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -356,3 +357,22 @@ def test_transformer(torch: ModuleType) -> None:
 def test_weights_that_are_computed(torch: ModuleType, name: str, train: bool) -> None:
     theirs = getattr(torch.nn.utils.parametrizations, name)(torch.nn.Linear(4, 3).double())
     compare(torch, getattr(nn, name)(nn.Linear(4, 3, dtype=f64)), theirs, (normal(5, 4),), train=train)
+
+
+def test_a_file_of_weights_goes_both_ways(torch: ModuleType, tmp_path: Path) -> None:
+    files = pytest.importorskip("safetensors.numpy")
+    theirs = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
+    theirs.train()
+    theirs(torch.randn(8, 4))
+    theirs.eval()
+    files.save_file({n: v.numpy() for n, v in theirs.state_dict().items()}, tmp_path / "theirs.safetensors")
+    ours = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).load(
+        tmp_path / "theirs.safetensors"
+    )
+    x = RNG.normal(size=(5, 4)).astype(np.float32)
+    expected = theirs(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(ours(x), expected, rtol=1e-5, atol=1e-5)
+    ours.save(tmp_path / "ours.safetensors")
+    back = files.load_file(tmp_path / "ours.safetensors")
+    theirs.load_state_dict({n: torch.tensor(v) for n, v in back.items()})
+    np.testing.assert_array_equal(theirs(torch.tensor(x)).detach().numpy(), expected)
