@@ -130,8 +130,8 @@ class Jvp(Pass):
 class Remat(Pass):
     """Computes forward values again in the backward pass, until an estimate of the arena is at most `budget`: 64MB.
 
-    Without a budget: as little memory as it can; `CompileError` where that is more than the budget. Compiling with
-    ``memory_budget`` asks the plan instead of the estimate.
+    Without a budget: as little memory as it can; `CompileError` where that is more than the budget.
+    Compiling with ``memory_budget`` asks the plan instead of the estimate.
     """
 
     name: ClassVar[str] = "remat"
