@@ -491,6 +491,7 @@ def test_checks_profile_and_pages_know_loops(tmp_path: object) -> None:
          lambda x: graphc.scan(lambda c, x: ({"h": graphc.stack([x, x])}, x), {"h": 0.0}, x)),
         (ArgumentError, "scan: the body changes the carry's structure: carry: expected a tuple of 1, got Array",
          lambda x: graphc.scan(lambda c, x: (x, x), (0.0,), x)),
+        (ArgumentError, "scan: expected a function, got int 3", lambda x: graphc.scan(3, 0.0, x)),
         (ShapeError, "scan: expected xs or a length, got neither", lambda x: graphc.scan(lambda c, x: (c, x), 0.0)),
         (ShapeError, "scan: xs.1: expected 4 slices along axis 0, got f32[3]",
          lambda x: graphc.scan(lambda c, x: (c, None), 0.0, (x, x[:3]))),

@@ -45,6 +45,7 @@ def scan(
     array([ 1.,  3.,  6., 10.], dtype=float32)
     """
     call = Call("scan")
+    _check_functions(call, f)
     carry_leaves, carry_structure = flatten(init)
     x_leaves, x_structure = flatten(xs)
     carry = [_value(call, leaf, path) for leaf, path in _paths(carry_leaves, carry_structure, "init")]
@@ -89,6 +90,7 @@ def cond(pred: object, true_fn: Body, false_fn: Body, *operands: object) -> obje
     (array(4., dtype=float32), array(0.5, dtype=float32))
     """
     call = Call("cond")
+    _check_functions(call, true_fn, false_fn)
     condition = _value(call, pred, "pred")
     if condition.shape != ():
         raise call.error(ShapeError, f"pred: expected a scalar, got {condition.type!r}")
@@ -122,6 +124,7 @@ def while_loop(cond_fn: Body, body_fn: Body, init: object) -> object:
     array(10, dtype=int32)
     """
     call = Call("while_loop")
+    _check_functions(call, cond_fn, body_fn)
     leaves, structure = flatten(init)
     values = [_value(call, leaf, path) for leaf, path in _paths(leaves, structure, "init")]
     types = [v.type for v in values]
@@ -145,6 +148,12 @@ def while_loop(cond_fn: Body, body_fn: Body, init: object) -> object:
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
+
+
+def _check_functions(call: Call, *functions: object) -> None:
+    for fn in functions:
+        if not callable(fn):
+            raise call.error(ArgumentError, f"expected a function, got {type(fn).__name__} {fn!r}"[:80])
 
 
 def _paths(leaves: Sequence[object], structure: Structure, what: str) -> list[tuple[object, str]]:
