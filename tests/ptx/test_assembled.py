@@ -16,14 +16,12 @@ from test_compiled_ops import Case, cases
 import graphc
 from graphc import f32, i32, nn, optim
 from graphc.codegen.emitter import emit_kernels
-from graphc.codegen.memory import make_plan
 from graphc.codegen.object import compile_assembly
 from graphc.ir.graph import Graph
 from graphc.ir.kernel import Kernel
 from graphc.ir.ops import REGISTRY
-from graphc.passes.fuse import fuse
-from graphc.passes.simplify import simplify
 from graphc.passes.vjp import vjp
+from graphc.program import lower_to_plan
 from ptx.assembler import assemble, find_assembler
 from ptx.build import NVPTX
 from ptx.programs import build_program
@@ -38,7 +36,7 @@ for parameter in cases():
 
 
 def kernels_of(graph: Graph) -> tuple[Kernel, ...]:
-    return make_plan(fuse(simplify(graph)), NVPTX).kernels
+    return lower_to_plan(graph, NVPTX, (), {})[1].kernels
 
 
 def assembles(kernels: list[Kernel]) -> None:
