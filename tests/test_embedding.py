@@ -116,7 +116,7 @@ def test_build_takes_functions_models_compiled_functions_and_entries(
         ),
         (["mymodel.py:predict"], "predict: x: expected specs, or a type as annotation"),
         (["mymodel.py:predict", "--specs", "f32[2"], "expected a type such as f32[32,64], got 'f32[2'"),
-        (["mymodel.py:predict", "--specs", "f16[2]"], "expected a type such as f32[32,64], got 'f16[2]'"),
+        (["mymodel.py:predict", "--specs", "c64[2]"], "expected a type such as f32[32,64], got 'c64[2]'"),
         (["mymodel.py:scale", "--target", "pdp11"], "target: expected one of cpu, x86-64-any, "),
         (["mymodel.py:scale", "--emit", "exe"], "export: emit: expected some of object, "),
         (["mymodel.py:scale", "--name", "new"], "export: name: expected a name for C and C++"),

@@ -154,8 +154,6 @@ def test_what_contractions_read_lies_in_memory_as_16_bits() -> None:
                     assert stored in compiled.fused.inputs
     made = {v.type for n in compiled.fused.nodes for v in n.results}
     assert bf16[17, 40] in made and f32[17, 40] not in made  # the hidden layer and its cotangent
-    exact = compile_graph(step_graph(network(), "bf16", mix=False))
-    assert compiled.workspace_bytes < exact.workspace_bytes
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])

@@ -72,10 +72,9 @@ typedef struct graphc_launch_table {
 def launch_header(table: LaunchTable, name: str) -> str:
     """The C header of a program: ``NAME_table`` says all that a host needs beside the PTX and the constants.
 
-        >>> from graphc.errors import CompileError
-    from graphc.runtime.abi import ProgramInfo
-        >>> print(launch_header(LaunchTable(ProgramInfo("f", (), (), 0), ()), "f").splitlines()[-3])
-            NULL, NULL, NULL, NULL, 0u, 0u};
+    >>> from graphc.runtime.abi import ProgramInfo
+    >>> print(launch_header(LaunchTable(ProgramInfo("f", (), (), 0), ()), "f").splitlines()[-3])
+        NULL, NULL, NULL, NULL, 0u, 0u};
     """
     symbol = identifier(name)
     info = table.info
