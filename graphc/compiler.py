@@ -26,6 +26,7 @@ from graphc.errors import ArgumentError, ArtifactError, DTypeError, GraphcError,
 from graphc.frontend.tracer import Parameter, Traced, argument_names, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir.graph import Graph
+from graphc.ir.guard import located
 from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.ir.types import TensorType
@@ -338,6 +339,7 @@ _LOCK = threading.Lock()
 _DUMPS = count()
 
 
+@located
 def compile(
     fn_or_graph: Callable[..., object] | Graph,
     *specs: object,
@@ -375,6 +377,7 @@ def compile(
     array([ 2.,  5., 10.], dtype=float32)
     """
     start = time.perf_counter()
+    _check_options(target, donate, name, check, precision)
     traced = as_traced(fn_or_graph, specs, name)
     if traced.captures:
         raise ArgumentError(
@@ -414,6 +417,22 @@ def compile(
     compiled = CompiledFunction(traced, program, seconds)
     _report(compiled)
     return compiled
+
+
+def _check_options(target: object, donate: object, name: object, check: object, precision: object) -> None:
+    """Raises `ArgumentError` for an option that is not of its kind."""
+    from graphc.codegen.target import Target
+
+    several = "a text or several"
+    for what, value, wanted, right in (
+        ("target", target, "a name or a Target", isinstance(target, (str, Target))),
+        ("donate", donate, several, isinstance(donate, (str, Sequence))),
+        ("name", name, "a text", name is None or isinstance(name, str)),
+        ("check", check, several, isinstance(check, (str, Sequence))),
+        ("precision", precision, "a text", isinstance(precision, str)),
+    ):
+        if not right:
+            raise ArgumentError(f"compile: {what}: expected {wanted}, got {type(value).__name__}")
 
 
 def compile_traced(traced: Traced, donated: Donated, target: str | Target = "cpu") -> CompiledFunction:

@@ -20,6 +20,7 @@ from graphc.compiler import compile
 from graphc.errors import ArgumentError
 from graphc.frontend.tracer import function_name
 from graphc.frontend.tree import flatten
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.tangents import hvp
 from graphc.transforms import Function
@@ -64,6 +65,7 @@ class Density:
         return density
 
 
+@guarded
 def lanczos_eigenvalues(
     fn: Function,
     params: object,
@@ -111,6 +113,7 @@ def lanczos_eigenvalues(
     return Eigenpairs(values[order], [unflatten(v) for v in vectors], residuals)
 
 
+@guarded
 def spectral_density(
     fn: Function, params: object, *args: object, probes: int = 8, steps: int = 64, seed: int = 0
 ) -> Density:

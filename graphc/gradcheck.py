@@ -13,6 +13,7 @@ from graphc.errors import ArgumentError, GradientError
 from graphc.frontend.tracer import trace_function
 from graphc.frontend.tree import flatten
 from graphc.ir.graph import Builder, Graph, Value
+from graphc.ir.guard import guarded
 from graphc.ir.interp import interpret
 from graphc.ir.loc import here
 from graphc.passes.vjp import vjp
@@ -20,6 +21,7 @@ from graphc.passes.vjp import vjp
 _STEP = 1e-3  # balances h⁴ against rounding / h in double precision: both leave about ten digits
 
 
+@guarded
 def check_grads(
     fn: Callable[..., object],
     args: Sequence[object],

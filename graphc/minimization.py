@@ -19,6 +19,7 @@ from graphc.frontend.checks import is_integer, is_rate
 from graphc.frontend.optim import LBFGS, Optimizer, advance, evaluated
 from graphc.frontend.optim.lbfgs import STOPPED
 from graphc.frontend.tree import flatten
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.training_memory import aligned
 from graphc.transforms import value_and_grad
@@ -40,6 +41,7 @@ class Minimum:
     converged: bool
 
 
+@guarded
 def minimize(
     fn: Callable[..., object],
     x0: object,

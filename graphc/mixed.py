@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from graphc.errors import ArgumentError
 from graphc.frontend.tracer import argument_names, current_trace, function_name
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.passes.mixed import HALVES, mixed
 from graphc.transforms import Direct, Function, inlined, inner_trace, traced_leaves
 
 
+@guarded
 def mixed_precision(fn: Function, dtype: str = "bf16") -> Function:
     """`fn` with its f32 contractions on operands rounded to `dtype` ("bf16" or "f16"), summed in f32.
 

@@ -17,6 +17,7 @@ import numpy as np
 from graphc.errors import CompileError, GraphcError
 from graphc.ir.files import write_atomically
 from graphc.ir.graph import Dense, Graph, Node
+from graphc.ir.guard import guarded
 from graphc.ir.inline import plain
 from graphc.ir.loc import UNKNOWN
 from graphc.ir.ops.contract import dimensions
@@ -49,6 +50,7 @@ _LOGIC = {  # of bools, of integers
 }
 
 
+@guarded
 def to_onnx(graph: Graph, path: str | os.PathLike[str], custom_ops: bool = False) -> None:
     """Writes the graph as an ONNX model.
 

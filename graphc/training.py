@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -26,6 +26,7 @@ from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer, accumulate, evaluated, needs_full_batch
 from graphc.frontend.optim.schedules import Pace, Schedule
 from graphc.frontend.random import key as random_key
+from graphc.ir.guard import located
 from graphc.ir.types import f32
 from graphc.training_memory import LastGood, Memory, aligned, publish
 from graphc.training_metrics import Metrics as Metrics
@@ -43,6 +44,7 @@ class DivergedError(GraphcError, ArithmeticError):
     """The loss or a weight became infinite or NaN; the model has the last weights that were good."""
 
 
+@located
 def fit(
     model: Module,
     data: tuple[Nest, Nest],
@@ -110,6 +112,33 @@ def fit(
     for name, given in (("optimizer", optimizer), ("schedule", schedule)):
         if isinstance(given, type) or (name == "schedule" and not (given is None or callable(given))):
             raise ArgumentError(f"fit: {name}: expected an object of graphc.optim, got {given!r}")
+    kinds: list[tuple[str, object, str, bool]] = [
+        ("model", model, "a graphc.nn.Module", isinstance(model, Module)),
+        ("loss", loss, "a function of (prediction, target)", callable(loss)),
+        (
+            "optimizer",
+            optimizer,
+            "an object of graphc.optim",
+            hasattr(optimizer, "init") and hasattr(optimizer, "update"),
+        ),
+        (
+            "metrics",
+            metrics,
+            "a name, several, or a dict",
+            metrics is None or isinstance(metrics, (str, Sequence, Mapping)),
+        ),
+        ("target", target, "a text", isinstance(target, str)),
+        ("precision", precision, "a text", isinstance(precision, str)),
+    ]
+    for name, found, wanted, right in kinds:
+        if not right:
+            raise ArgumentError(f"fit: {name}: expected {wanted}, got {type(found).__name__}")
+    if not isinstance(callbacks, Sequence) or not all(
+        isinstance(c, Callback) or callable(c) for c in callbacks
+    ):
+        raise ArgumentError(
+            f"fit: callbacks: expected a list of callbacks or functions, got {callbacks!r:.60}"
+        )
     order = generator(seed)
     train = dataset(data, model.dtype, allow_nan)
     held: Dataset | None = None

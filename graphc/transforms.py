@@ -156,6 +156,10 @@ def _differentiated(
 
 def positions_of(what: str, fn: Function, wrt: Wrt, count: int) -> list[int]:
     names = argument_names(fn, count)
+    if not isinstance(wrt, (int, str, tuple, list)):
+        raise ArgumentError(
+            f"{here().prefix}{what}: wrt: expected a position or name, or several, got {shown(wrt)}"
+        )
     keys = [wrt] if isinstance(wrt, (int, str)) else list(wrt)
     found = []
     for key in keys:
@@ -184,11 +188,19 @@ def inner_trace(what: str, fn: Function, args: Sequence[object], names: Sequence
     for argument, argument_name in zip(args, names, strict=True):
         leaves, structure = flatten(argument)
         for leaf, path in zip(leaves, structure.paths(argument_name), strict=True):
-            if type_of(leaf) is None or isinstance(leaf, TensorType):
-                raise ArgumentError(
-                    f"{here().prefix}{what}: {path}: expected an array or a number, got {shown(leaf)}"
-                )
+            _type_of_argument(leaf, f"{what}: {path}")
     return trace_function(fn, args, name, names)
+
+
+def _type_of_argument(leaf: object, what: str) -> TensorType:
+    """The type of an array or number; raises for anything else, with the user's line."""
+    try:
+        type = type_of(leaf)
+    except DTypeError as error:
+        raise DTypeError(f"{here().prefix}{what}: {error}") from None
+    if type is None or isinstance(leaf, TensorType):
+        raise ArgumentError(f"{here().prefix}{what}: expected an array or a number, got {shown(leaf)}")
+    return type
 
 
 def check_floats(what: str, graph: Graph, count: int) -> None:
@@ -318,11 +330,7 @@ class Direct:
         leaves, structure = flatten(args)
         types, arrays = [], []
         for leaf, path in zip(leaves, structure.paths("argument"), strict=True):
-            type = type_of(leaf)
-            if type is None or isinstance(leaf, TensorType):
-                raise ArgumentError(
-                    f"{here().prefix}{path}: expected an array or a number, got {shown(leaf)}"
-                )
+            type = _type_of_argument(leaf, path)
             types.append(type)
             arrays.append(np.asarray(leaf, type.dtype.numpy))
         args = as_tuple(structure.unflatten(arrays))

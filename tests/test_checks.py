@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,42 @@ def test_every_stage_of_a_training_run_agrees(monkeypatch: pytest.MonkeyPatch) -
         progress=False,
     )
     assert history["loss"][1] < history["loss"][0]
+
+
+V = np.linspace(-1, 1, 8, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda v: v * graphc.erf(graphc.asarray(0.7)),
+        lambda v: (v * graphc.exp(graphc.asarray(0.7))) * graphc.sin(graphc.asarray(0.3)) * 3.1,
+        lambda v: v * graphc.floor(graphc.exp(graphc.log(graphc.asarray(8.0)))),  # 7 in double precision
+        lambda v: v.astype(graphc.bf16) * graphc.exp(graphc.asarray(0.7, dtype=graphc.bf16)),
+        lambda v: graphc.scan(lambda c, x: (c * graphc.tanh(graphc.asarray(0.7)) + x, x), 0.0, v)[0],
+        lambda v: graphc.random.gamma(np.uint32([1, 2]), 2.5, (8,)) * v,
+        lambda v: graphc.random.beta(np.uint32([1, 2]), 2.5, 0.3, (8,)) * v,
+    ],
+    ids=["erf", "chain", "step", "bf16", "scan", "gamma", "beta"],
+)
+def test_a_folded_transcendental_of_a_constant_is_no_mistake(
+    f: Callable[[graphc.Array], object],
+) -> None:
+    graphc.compile(f, graphc.f32[8], check="stages")(V)
+
+
+def test_a_constant_that_is_folded_to_another_number_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphc.passes import simplify
+
+    reference = simplify.splat_of
+    monkeypatch.setattr(simplify, "splat_of", lambda v: None if (n := reference(v)) is None else n * 1.0001)
+    function = graphc.compile(
+        lambda v: v * graphc.erf(graphc.asarray(0.7, dtype=graphc.f32)), graphc.f32[8], check="stages"
+    )
+    with pytest.raises(
+        MiscompiledError, match="stage 'rewritten' changed output 0: expected what 'traced' gives"
+    ):
+        function(V)
 
 
 def test_a_pass_that_changes_the_meaning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

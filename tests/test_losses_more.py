@@ -140,7 +140,7 @@ def brute_force(log_p: np.ndarray, target: list[int]) -> float:
     total = sum(
         np.exp(log_p[range(steps), path].sum())
         for path in (
-            np.array(p) for p in product(range(classes), repeat=steps) if spelled(p) == tuple(target)
+            np.array(p, int) for p in product(range(classes), repeat=steps) if spelled(p) == tuple(target)
         )
     )
     return float(-np.log(total)) if total else np.inf
@@ -176,6 +176,36 @@ def test_ctc_of_a_target_that_nothing_spells_is_infinite_or_left_out() -> None:
     assert not slope[:, 0].any() and slope[:, 1].any()
 
 
+def test_ctc_takes_one_sequence_and_targets_one_behind_the_other() -> None:
+    log_p = log_softmax(RNG.normal(0, 2, (5, 3, 3)))
+    packed, inputs, lengths = np.array([1, 2, 2, 2, 1], np.int32), [5, 4, 0], [3, 2, 0]
+    padded = np.array([[1, 2, 2], [2, 1, 0], [0, 0, 0]], np.int32)
+    want = [brute_force(log_p[:n, i], list(padded[i, :s])) for i, (n, s) in enumerate(zip(inputs, lengths))]
+
+    def loss(p: graphc.Array, t: graphc.Array, n: graphc.Array) -> graphc.Array:
+        return nn.ctc(p, t, inputs, n, reduction="none")
+
+    for targets in (padded, packed):
+        given = (log_p, targets, np.int32(lengths))
+        np.testing.assert_allclose(graphc.compile(loss, *given)(*given), want, rtol=1e-10)  # type: ignore[arg-type]
+    known = graphc.compile(lambda p, t: nn.ctc(p, t, inputs, lengths), log_p, packed)(log_p, packed)
+    np.testing.assert_allclose(known, np.mean(want / np.maximum(lengths, 1)), rtol=1e-10)  # type: ignore[arg-type]
+    for reduction, divisor in (("none", 1), ("sum", 1), ("mean", 2)):
+        one = graphc.compile(lambda p, r=reduction: nn.ctc(p, [2, 1], 4, 2, reduction=r), log_p[:, 1])(
+            log_p[:, 1]
+        )
+        assert one.shape == ()  # type: ignore[union-attr]
+        np.testing.assert_allclose(one, want[1] / divisor, rtol=1e-10)  # type: ignore[arg-type]
+
+
+def test_ctc_of_many_steps_is_as_large_a_graph_as_of_few() -> None:
+    sizes = [
+        len(trace(graphc.grad(lambda p: nn.ctc(p, [[1, 2]], [3], [2])), f32[steps, 1, 3]).nodes)  # type: ignore[arg-type]
+        for steps in (30, 300)
+    ]
+    assert sizes[0] == sizes[1]
+
+
 # -- what goes wrong ----------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +225,13 @@ def test_losses_say_what_their_labels_are() -> None:
         (lambda x, t: nn.cross_entropy(x, t, label_smoothing=2), (f32[2, 3], i32[2]), ArgumentError,
          "cross_entropy: label_smoothing: expected a number from 0 to 1, got 2"),
         (lambda x, t: nn.multi_margin(x, t, p=3), (f32[2, 3], i32[2]), ArgumentError, "multi_margin: p: expected 1 or 2"),
-        (lambda x, t: nn.ctc(x, t, [2], [1]), (f32[2, 3], i32[1, 1]), ShapeError, r"ctc: expected log-probabilities \[T"),
+        (lambda x, t: nn.ctc(x, t, [2], [1]), (f32[2, 3], i32[1, 1]), ShapeError, r"ctc: expected labels \[S\], got \[1, 1\]"),
+        (lambda x, t: nn.ctc(x, t, [2], [1]), (f32[3], i32[1]), ShapeError, r"ctc: expected log-probabilities \[T, N, C\]"),
+        (lambda x, t: nn.ctc(x, t, [3], [1]), (f32[2, 1, 3], i32[1, 1]), ArgumentError,
+         r"input_lengths: expected numbers from 0 to 2, got \[3\]"),
+        (lambda x, t: nn.ctc(x, t, [2, 2], [1, 1]), (f32[2, 2, 3], i32[3]), ShapeError,
+         "expected as many labels as target_lengths sum to, 2, got 3"),
+        (lambda x, t: nn.ctc(x, t, 2, [1]), (f32[2, 3], i32[1]), ShapeError, r"target_lengths: expected \[\], got \[1\]"),
         (lambda x, t: nn.ctc(x, t, [2], [1]), (f32[2, 1, 3], i32[2, 1]), ShapeError, r"ctc: expected labels \[1, S\]"),
         (lambda x, t: nn.ctc(x, t, [2, 2], [1]), (f32[2, 1, 3], i32[1, 1]), ShapeError, r"input_lengths: expected \[1\]"),
         (lambda x, t: nn.ctc(x, t, [2], [1], blank=3), (f32[2, 1, 3], i32[1, 1]), ArgumentError, "blank: expected a class"),

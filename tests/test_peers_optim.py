@@ -318,6 +318,40 @@ def test_ctc_is_that_of_pytorch(reduction: str, zero_infinity: bool) -> None:
     np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", ["padded", "packed", "one"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_ctc_of_every_form_of_targets_is_that_of_pytorch(form: str, reduction: str) -> None:
+    rng = np.random.default_rng(2)
+    logits, lengths = rng.normal(0, 2, (12, 6, 5)), np.array([4, 0, 7, 1, 5, 7])
+    inputs = np.array([12, 12, 9, 0, 12, 5])  # two that nothing spells
+    padded = np.where(np.arange(7) < lengths[:, None], rng.integers(1, 5, (6, 7)), 0)
+    targets = padded if form == "padded" else np.concatenate([r[:n] for r, n in zip(padded, lengths)])
+    given: tuple[np.ndarray, ...] = (logits, targets, inputs, lengths)
+    if form == "one":
+        given = (logits[:, 2], padded[2], inputs[2], lengths[2])
+    leaf = torch.tensor(given[0], requires_grad=True)
+    value = functional.ctc_loss(
+        leaf.log_softmax(-1), *map(torch.as_tensor, given[1:]), reduction=reduction, zero_infinity=True
+    )
+    value.sum().backward()
+
+    def loss(x: graphc.Array) -> tuple[graphc.Array, graphc.Array]:
+        found = nn.ctc(nn.log_softmax(x, -1), *given[1:], reduction=reduction, zero_infinity=True)
+        return found.sum(), found
+
+    (_, got), gradient = graphc.value_and_grad(loss, has_aux=True)(given[0])  # type: ignore[misc]
+    assert np.shape(got) == value.shape
+    np.testing.assert_allclose(got, value.detach().numpy(), rtol=1e-9)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-7, atol=1e-10)
+    infinite = functional.ctc_loss(
+        torch.tensor(given[0]).log_softmax(-1), *map(torch.as_tensor, given[1:]), reduction="none"
+    )
+    ours = graphc.compile(
+        lambda x: nn.ctc(nn.log_softmax(x, -1), *given[1:], reduction="none"), given[0]
+    )(given[0])  # fmt: skip
+    np.testing.assert_allclose(ours, infinite.numpy(), rtol=1e-9)
+
+
 def test_tied_weights_train_as_pytorchs() -> None:
     class Theirs(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

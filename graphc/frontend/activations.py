@@ -14,9 +14,11 @@ from graphc.frontend import random
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.checks import is_rate
 from graphc.frontend.halves import in_f32
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 
+@guarded
 def relu(x: Array) -> Array:
     """max(x, 0) with derivative 0 at 0; NaN stays NaN.
 
@@ -27,16 +29,19 @@ def relu(x: Array) -> Array:
     return F.where(x <= 0, 0.0, x)
 
 
+@guarded
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x above 0, `negative_slope` · x up to it; the derivative at 0 is the slope, as PyTorch's."""
     return F.where(x <= 0, x * negative_slope, x)
 
 
+@guarded
 def sigmoid(x: Array) -> Array:
     """The logistic function 1 / (1 + exp(-x))."""
     return F.sigmoid(x)
 
 
+@guarded
 def tanh(x: Array) -> Array:
     """The hyperbolic tangent."""
     return F.tanh(x)
@@ -66,6 +71,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     raise ArgumentError(f"{here().prefix}gelu: expected approximate='none' or 'tanh', got {approximate!r}")
 
 
+@guarded
 def elu(x: Array, alpha: float = 1.0) -> Array:
     """x above 0, `alpha` (exp(x) - 1) up to it; exp never sees a positive number, so nothing overflows.
 
@@ -76,6 +82,7 @@ def elu(x: Array, alpha: float = 1.0) -> Array:
     return F.where(negative, alpha * F.expm1(F.where(negative, x, 0.0)), x)
 
 
+@guarded
 def selu(x: Array) -> Array:
     """λ elu(x, α) with the α and λ for which zero mean and unit variance are a fixed point.
 
@@ -84,16 +91,19 @@ def selu(x: Array) -> Array:
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
+@guarded
 def silu(x: Array) -> Array:
     """x σ(x), also called swish. Elfwing, Uchibe & Doya, arXiv:1702.03118."""
     return x * F.sigmoid(x)
 
 
+@guarded
 def mish(x: Array) -> Array:
     """x tanh(softplus(x)). Misra, arXiv:1908.08681."""
     return x * F.tanh(softplus(x))
 
 
+@guarded
 def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
     """x within bounds; the derivative at a bound is 0, as PyTorch's. Raises `ArgumentError` for bounds out of order."""
     if not min_val < max_val:
@@ -103,16 +113,19 @@ def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
     return F.where(x <= min_val, min_val, F.where(x >= max_val, max_val, x))
 
 
+@guarded
 def hardsigmoid(x: Array) -> Array:
     """x / 6 + 1/2 within [0, 1]; the derivative is 0 from ±3 on, as PyTorch's."""
     return F.where(x <= -3, 0.0, F.where(x >= 3, 1.0, x * (1 / 6) + 0.5))
 
 
+@guarded
 def hardswish(x: Array) -> Array:
     """x times `hardsigmoid` of x; the derivative is 0 up to -3 and 1 from 3 on. Howard et al., arXiv:1905.02244."""
     return F.where(x <= -3, 0.0, F.where(x >= 3, x, x * (x * (1 / 6) + 0.5)))
 
 
+@guarded
 def prelu(x: Array, weight: Array) -> Array:
     """x above 0, `weight` · x up to it; `weight` has one element or one for each channel, which is dimension 1.
 
@@ -129,6 +142,7 @@ def prelu(x: Array, weight: Array) -> Array:
     return F.where(x <= 0, weight * x, x)
 
 
+@guarded
 def dropout(x: Array, key: ArrayLike, p: float = 0.5) -> Array:
     """Each element 0 with probability `p`, else x / (1 - p), so that the mean stays; `key` as of `graphc.random`.
 

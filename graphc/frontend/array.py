@@ -371,7 +371,7 @@ class Array:
         return F.prod(self, axis, dtype=dtype, keepdims=keepdims)
 
     def cumsum(self, axis: int | None = None) -> Array:
-        return F.cumulative_sum(self if axis is not None else self.ravel(), axis=axis or 0)
+        return F.cumulative_sum(self if axis is not None else self.ravel(), axis=0 if axis is None else axis)
 
     def mean(self, axis: Axis = None, *, keepdims: bool = False) -> Array:
         return F.mean(self, axis, keepdims=keepdims)
@@ -404,5 +404,7 @@ class Array:
 def _unpacked(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
     """``reshape(2, 3)`` and ``reshape((2, 3))`` mean the same."""
     if len(given) == 1 and not isinstance(given[0], (int, np.integer)):
+        if not isinstance(given[0], (Sequence, np.ndarray)):
+            raise TraceError(f"{here().prefix}reshape: expected a shape, got {type(given[0]).__name__}")
         return tuple(given[0])
     return tuple(int(n) for n in given)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from graphc.frontend.module_inputs import Tensor
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
 from graphc.frontend.random import fold_in
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, bool_, f32
 
@@ -33,6 +34,7 @@ _MOST_SCORES = 2**20
 _BLOCK = 64  # queries; blocks of 128 and 256 take the same time and more memory
 
 
+@guarded
 def scaled_dot_product_attention(
     query: Array,
     key: Array,

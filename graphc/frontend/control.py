@@ -17,11 +17,13 @@ from graphc.frontend.tracer import Traced, trace_function
 from graphc.frontend.tree import Structure, flatten
 from graphc.ir import ops
 from graphc.ir.graph import Attr, Builder, Graph, Value
+from graphc.ir.guard import guarded
 from graphc.ir.types import TensorType, bool_
 
 Body = Callable[..., object]
 
 
+@guarded
 def scan(
     f: Body,
     init: object,
@@ -78,6 +80,7 @@ def scan(
     return carry_structure.unflatten(results[:n]), y_structure.unflatten(results[n:])
 
 
+@guarded
 def cond(pred: object, true_fn: Body, false_fn: Body, *operands: object) -> object:
     """``true_fn(*operands)`` where the scalar `pred` holds, else ``false_fn(*operands)``; only that one runs.
 
@@ -112,6 +115,7 @@ def cond(pred: object, true_fn: Body, false_fn: Body, *operands: object) -> obje
     return parts[0].outputs.unflatten(results)
 
 
+@guarded
 def while_loop(cond_fn: Body, body_fn: Body, init: object) -> object:
     """``carry = body_fn(carry)`` as long as ``cond_fn(carry)``, a scalar, holds; the first carry is `init`.
 

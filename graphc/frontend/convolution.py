@@ -17,10 +17,12 @@ from graphc.frontend.calls import Call
 from graphc.frontend.checks import is_integer
 from graphc.frontend.windows import Sizes, Windows, each, sliding
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 
 Padding = Sizes | str
 
 
+@guarded
 def conv1d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -44,6 +46,7 @@ def conv1d(
     return _convolution("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@guarded
 def conv2d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -63,6 +66,7 @@ def conv2d(
     return _convolution("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@guarded
 def conv3d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -82,6 +86,7 @@ def conv3d(
     return _convolution("conv3d", 3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@guarded
 def conv_transpose1d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -107,6 +112,7 @@ def conv_transpose1d(
     )
 
 
+@guarded
 def conv_transpose2d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -129,6 +135,7 @@ def conv_transpose2d(
     )
 
 
+@guarded
 def conv_transpose3d(
     input: ArrayLike,
     weight: ArrayLike,

@@ -28,6 +28,7 @@ from graphc.frontend.random import normal as normal
 from graphc.frontend.random import randint as randint
 from graphc.frontend.random import split as split
 from graphc.frontend.random import uniform as uniform
+from graphc.ir.guard import guarded
 from graphc.ir.types import DType, f32, f64, i32, i64
 
 # Of Marsaglia and Tsang's proposals at most 4.9 % are refused, the most at a shape of 1: 0.049**10 < 1e-13.
@@ -75,6 +76,7 @@ def _positive(call: Call, what: str, x: ArrayLike, dtype: DType) -> Array:
 # ------------------------------------------------------------------------------------- inverse distribution functions
 
 
+@guarded
 def exponential(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Exponential numbers with mean 1, -ln u: up to 22.9 (f32) or 37.4 (f64); 0 with probability 2**-25 (2**-53).
 
@@ -89,6 +91,7 @@ def exponential(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Ar
     return -F.log(_open(call, key, shape, _float(call, dtype))[0])
 
 
+@guarded
 def laplace(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Laplace numbers with density exp(-|x|) / 2: exponential ones with a random sign.
 
@@ -102,6 +105,7 @@ def laplace(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     return sign * -F.log(u)
 
 
+@guarded
 def logistic(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Logistic numbers, whose distribution function is the sigmoid: ±ln((1 - t) / t) with t uniform up to 1/2.
 
@@ -115,6 +119,7 @@ def logistic(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array
     return sign * (F.log1p(-0.5 * u) - F.log(0.5 * u))
 
 
+@guarded
 def cauchy(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Cauchy numbers with density 1 / (pi (1 + x**2)): ±cot(pi t) with t uniform up to 1/2.
 
@@ -128,6 +133,7 @@ def cauchy(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     return sign / F.tan((0.5 * math.pi) * u)
 
 
+@guarded
 def gumbel(key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Gumbel numbers, whose distribution function is exp(-exp(-x)): -ln(-ln(1 - u)).
 
@@ -149,6 +155,7 @@ def _gumbel(call: Call, key: ArrayLike, shape: Shape, dtype: DTypeLike) -> Array
     return -F.log(-F.log1p(-F.minimum(u, most)))
 
 
+@guarded
 def truncated_normal(
     key: ArrayLike,
     low: ArrayLike,
@@ -209,6 +216,7 @@ def _log_gamma(call: Call, key: ArrayLike, a: Array, sizes: tuple[int, ...]) -> 
     return F.stop_gradient(F.log(d) + drawn + F.where(small, F.log(boost) / shape, 0.0))
 
 
+@guarded
 def gamma(key: ArrayLike, a: ArrayLike, shape: Shape | None = None, dtype: DTypeLike = f32) -> Array:
     """Gamma numbers of shape `a` and scale 1, by Marsaglia and Tsang's method.
 
@@ -226,6 +234,7 @@ def gamma(key: ArrayLike, a: ArrayLike, shape: Shape | None = None, dtype: DType
     return F.exp(_log_gamma(call, key, given, _sizes(call, shape, given)))
 
 
+@guarded
 def beta(
     key: ArrayLike, a: ArrayLike, b: ArrayLike, shape: Shape | None = None, dtype: DTypeLike = f32
 ) -> Array:
@@ -247,6 +256,7 @@ def beta(
     return F.sigmoid(x - y)
 
 
+@guarded
 def dirichlet(key: ArrayLike, concentration: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32) -> Array:
     """Dirichlet vectors, along a last axis that is the concentration's; `shape` is that of the others.
 
@@ -265,6 +275,7 @@ def dirichlet(key: ArrayLike, concentration: ArrayLike, shape: Shape = (), dtype
     return activations.softmax(_log_gamma(call, key, given, sizes), -1)
 
 
+@guarded
 def student_t(key: ArrayLike, df: ArrayLike, shape: Shape | None = None, dtype: DTypeLike = f32) -> Array:
     """Student's t with `df` degrees of freedom: a normal number over the root of the mean of a chi-squared one.
 
@@ -286,6 +297,7 @@ def student_t(key: ArrayLike, df: ArrayLike, shape: Shape | None = None, dtype: 
 # -------------------------------------------------------------------------------------------------------------- counts
 
 
+@guarded
 def poisson(key: ArrayLike, lam: ArrayLike, shape: Shape | None = None, dtype: DTypeLike = i32) -> Array:
     """Poisson numbers of mean `lam`, from 0 to about 1e8.
 
@@ -353,6 +365,7 @@ def _log_factorial(k: Array) -> Array:
     return (z + 0.5) * F.log(z) - z + 0.5 * math.log(2 * math.pi) + series - F.log(factors)
 
 
+@guarded
 def categorical(key: ArrayLike, logits: ArrayLike, axis: int = -1, shape: Shape | None = None) -> Array:
     """i32 positions along an axis, each with the probability softmax(logits): the largest of logits plus Gumbel numbers.
 
@@ -380,6 +393,7 @@ def categorical(key: ArrayLike, logits: ArrayLike, axis: int = -1, shape: Shape 
 # ---------------------------------------------------------------------------------------------------- orders and parts
 
 
+@guarded
 def permutation(key: ArrayLike, x: int | ArrayLike, axis: int = 0) -> Array:
     """The numbers below `x` in random order, as i32; or the slices of an array along an axis.
 
@@ -410,6 +424,7 @@ def _shuffled(call: Call, key: ArrayLike, n: int) -> Array:
     return call.wrap(call.build.argsort(call.build.or_(high, low), axis=0, descending=False))
 
 
+@guarded
 def choice(
     key: ArrayLike,
     a: int | ArrayLike,
@@ -460,6 +475,7 @@ def choice(
     return call.wrap(call.build.gather(given, picks.value, axis=along))
 
 
+@guarded
 def multivariate_normal(
     key: ArrayLike,
     mean: ArrayLike,

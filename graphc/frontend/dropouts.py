@@ -13,12 +13,14 @@ from graphc.frontend import random
 from graphc.frontend.activations import check_probability
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.layers import Dropout
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 # what SELU gives far below 0: -λα of arXiv:1706.02515
 _SATURATED = -1.7580993408473766
 
 
+@guarded
 def channel_dropout(x: Array, key: ArrayLike, p: float = 0.5) -> Array:
     """Whole channels (of x [N, C, ...], dimensions 0 and 1) 0 with probability `p`, else divided by 1 - p.
 
@@ -38,6 +40,7 @@ def channel_dropout(x: Array, key: ArrayLike, p: float = 0.5) -> Array:
     return F.where(F.reshape(kept, (*x.shape[:2], *(1 for _ in x.shape[2:]))), x * (1 / (1 - p)), 0.0)
 
 
+@guarded
 def alpha_dropout(x: Array, key: ArrayLike, p: float = 0.5) -> Array:
     """Each element at SELU's lower limit with probability `p`, then scaled so that mean 0 and variance 1 stay.
 

@@ -19,12 +19,14 @@ from graphc.frontend.checks import is_integer
 from graphc.frontend.init import Initializer, Source, Values, normal
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, f32, i32, i64
 
 # -- tables -------------------------------------------------------------------------------------------------------
 
 
+@guarded
 def embedding(ids: Array, weight: Array, padding_idx: int | None = None) -> Array:
     """The rows of `weight` [V, D] at integer ids of any shape: [..., D].
 
@@ -183,6 +185,7 @@ class EmbeddingBag(_Table):
 # -- positions ----------------------------------------------------------------------------------------------------
 
 
+@guarded
 def sinusoidal_encoding(length: int, features: int, base: float = 10000.0, dtype: DType = f32) -> Array:
     """[length, features]: column 2i is sin(t / base^(2i / features)), column 2i + 1 the cosine of the same.
 
@@ -205,6 +208,7 @@ def _angles(what: str, positions: np.ndarray, features: int, base: float) -> np.
     return positions[:, None] / base ** (np.arange(0, features, 2) / features)
 
 
+@guarded
 def rotary(x: Array, offset: int = 0, base: float = 10000.0, interleaved: bool = False) -> Array:
     """x [..., T, D] with pairs of features turned by their position times a frequency of the pair.
 
@@ -231,6 +235,7 @@ def rotary(x: Array, offset: int = 0, base: float = 10000.0, interleaved: bool =
     return F.reshape(F.stack(turned, -1), x.shape) if interleaved else F.concat(turned, -1)
 
 
+@guarded
 def alibi_bias(heads: int, queries: int, keys: int | None = None, dtype: DType = f32) -> Array:
     """[heads, queries, keys]: -slope · |distance|, to add to the scores of attention; slopes fall from head to head.
 

@@ -16,6 +16,7 @@ from graphc.frontend.checks import is_integer
 from graphc.frontend.init import fan_in_uniform
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Parameter
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, f32
 
@@ -29,6 +30,7 @@ def _gated(what: str, x: Array, dim: int, gate: Callable[[Array], Array]) -> Arr
     return values * gate(gates)
 
 
+@guarded
 def glu(x: Array, dim: int = -1) -> Array:
     """a σ(b) of the halves a, b of x along a dimension. Dauphin, Fan, Auli & Grangier, arXiv:1612.08083.
 
@@ -41,6 +43,7 @@ def glu(x: Array, dim: int = -1) -> Array:
     return _gated("glu", x, dim, F.sigmoid)
 
 
+@guarded
 def geglu(x: Array, dim: int = -1) -> Array:
     """a GELU(b) of the halves a, b of x along a dimension. Shazeer, GLU Variants Improve Transformer, arXiv:2002.05202.
 
@@ -51,6 +54,7 @@ def geglu(x: Array, dim: int = -1) -> Array:
     return _gated("geglu", x, dim, activations.gelu)
 
 
+@guarded
 def swiglu(x: Array, dim: int = -1) -> Array:
     """a SiLU(b) of the halves a, b of x along a dimension; of the same paper as `geglu`.
 

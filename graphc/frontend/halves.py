@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 from graphc.frontend.array import Array
 from graphc.frontend.calls import Call
+from graphc.ir.guard import guarded
 from graphc.ir.types import f32
 
 Arguments = ParamSpec("Arguments")
@@ -26,6 +27,7 @@ def in_f32(function: Callable[Arguments, Array]) -> Callable[Arguments, Array]:
     [('cast', f32[2]), ('mul', f32[2]), ('reduce_sum', f32[]), ('cast', bf16[])]
     """
 
+    @guarded
     @wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Array:
         half = next((a.dtype for a in args if isinstance(a, Array) and a.dtype.is_half), None)

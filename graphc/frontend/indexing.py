@@ -187,7 +187,7 @@ def _items(call: Call, entry: object) -> list[Item]:
     if isinstance(prepared, np.ndarray):
         if prepared.size == 0 and not isinstance(entry, np.ndarray):
             prepared = prepared.astype(np.int32)
-        if prepared.dtype == np.bool_:
+        if prepared.dtype == np.bool_ and prepared.ndim:
             return [np.asarray(i) for i in np.nonzero(prepared)]
         if prepared.dtype.kind in "iu":
             return [prepared]

@@ -14,6 +14,7 @@ from graphc.frontend import elementwise, reductions
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.calls import Call
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 from graphc.ir.types import bool_, i32
 
 Axes = int | tuple[int | Sequence[int], int | Sequence[int]]
@@ -32,6 +33,7 @@ def _result(call: Call, value: Value, logical: bool) -> Array:
     return call.wrap(elementwise.truth(call, value) if logical else value)
 
 
+@guarded
 def matmul(x1: ArrayLike, x2: ArrayLike) -> Array:
     """The matrix product of the last two axes; the axes before broadcast, an operand of rank 1 is a row or a column.
 
@@ -93,6 +95,7 @@ def dot(x1: ArrayLike, x2: ArrayLike) -> Array:
     return _result(call, product, logical)
 
 
+@guarded
 def tensordot(x1: ArrayLike, x2: ArrayLike, axes: Axes = 2) -> Array:
     """The product summed over pairs of axes: the last n of `x1` with the first n of `x2`, or two lists.
 
@@ -117,6 +120,7 @@ def tensordot(x1: ArrayLike, x2: ArrayLike, axes: Axes = 2) -> Array:
     return _result(call, call.build.contract(a, b, axes=(summed_a, summed_b), batch=(_NONE, _NONE)), logical)
 
 
+@guarded
 def vecdot(x1: ArrayLike, x2: ArrayLike, axis: int = -1) -> Array:
     """The sum of products along one axis; the other axes broadcast."""
     call = Call("vecdot")
@@ -130,6 +134,7 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, axis: int = -1) -> Array:
     return call.wrap(call.build.contract(a, b, axes=((along,), (along,)), batch=(batch, batch)))
 
 
+@guarded
 def outer(x1: ArrayLike, x2: ArrayLike) -> Array:
     """Every product of an element of `x1` with one of `x2`; both are flattened.
 

@@ -19,6 +19,7 @@ from graphc.frontend.activations import shifted, softplus
 from graphc.frontend.array import Array, ArrayLike
 from graphc.frontend.checks import is_integer, is_rate
 from graphc.frontend.halves import in_f32
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import i32, i64
 
@@ -175,6 +176,7 @@ def binary_cross_entropy_with_logits(
     return _reduced("binary_cross_entropy_with_logits", values, reduction)
 
 
+@guarded
 def accuracy(prediction: Array, target: Array) -> Array:
     """The share of rows that are right: a metric, not a loss.
 
@@ -202,6 +204,7 @@ def accuracy(prediction: Array, target: Array) -> Array:
     return F.mean(F.astype(right, prediction.dtype))
 
 
+@guarded
 def top_k_accuracy(prediction: Array, target: Array, k: int = 5) -> Array:
     """The share of labels whose logit is among the k largest of its row: a metric, not a loss.
 

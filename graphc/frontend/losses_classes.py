@@ -24,9 +24,11 @@ from graphc.frontend.losses import (
     class_weights,
     label_loss,
 )
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 
+@guarded
 def nll(
     log_probabilities: Array,
     target: Array,
@@ -55,6 +57,7 @@ def nll(
     return label_loss("nll", rows, target, is_label, weights, ignore_index, reduction)
 
 
+@guarded
 def kl_div(
     log_probabilities: Array, target: Array, reduction: str = "mean", *, log_target: bool = False
 ) -> Array:
@@ -75,6 +78,7 @@ def kl_div(
     return _reduced("kl_div", values, reduction)
 
 
+@guarded
 def binary_cross_entropy(probabilities: Array, target: Array, reduction: str = "mean") -> Array:
     """-t log p - (1 - t) log(1 - p), with logarithms of at least -100 as in PyTorch.
 
@@ -92,6 +96,7 @@ def _log(p: Array) -> Array:
     return F.where(there, F.log(F.where(there, p, 1.0)), -100.0)
 
 
+@guarded
 def sigmoid_focal(
     logits: Array, target: Array, reduction: str = "mean", *, alpha: float | None = 0.25, gamma: float = 2.0
 ) -> Array:
@@ -111,6 +116,7 @@ def sigmoid_focal(
     return _reduced("sigmoid_focal", values, reduction)
 
 
+@guarded
 def softmax_focal(
     logits: Array,
     target: Array,
@@ -139,6 +145,7 @@ def softmax_focal(
     return label_loss("softmax_focal", rows, target, is_label, weights, ignore_index, reduction)
 
 
+@guarded
 def multi_margin(
     logits: Array,
     target: Array,
@@ -169,6 +176,7 @@ def multi_margin(
     return _reduced("multi_margin", rows, reduction)
 
 
+@guarded
 def dice(probabilities: Array, target: Array, reduction: str = "mean", *, smooth: float = 1.0) -> Array:
     """1 - (2 Σ p t + smooth) / (Σ p + Σ t + smooth), sums over all of an example, the mean over the examples.
 

@@ -13,9 +13,11 @@ from graphc.frontend import functions as F
 from graphc.frontend.activations import relu
 from graphc.frontend.array import Array
 from graphc.frontend.losses import _as_float, _reduced, _same_shape
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 
+@guarded
 def cosine_similarity(x1: Array, x2: Array, axis: int = -1, eps: float = 1e-8) -> Array:
     """x₁ · x₂ / (max(|x₁|, eps) max(|x₂|, eps)) along a dimension: the cosine of the angle between them.
 
@@ -33,6 +35,7 @@ def _length(x: Array, axis: int, eps: float) -> Array:
     return F.sqrt(F.maximum(F.sum(x * x, axis=axis), eps * eps))
 
 
+@guarded
 def cosine_embedding(
     x1: Array, x2: Array, target: Array, reduction: str = "mean", *, margin: float = 0.0
 ) -> Array:
@@ -51,6 +54,7 @@ def cosine_embedding(
     return _reduced("cosine_embedding", F.where(alike, 1.0 - cosine, relu(cosine - margin)), reduction)
 
 
+@guarded
 def margin_ranking(
     x1: Array, x2: Array, target: Array, reduction: str = "mean", *, margin: float = 0.0
 ) -> Array:
@@ -60,6 +64,7 @@ def margin_ranking(
     return _reduced("margin_ranking", relu(margin - _as_float(target, x1) * (x1 - x2)), reduction)
 
 
+@guarded
 def triplet_margin(
     anchor: Array,
     positive: Array,

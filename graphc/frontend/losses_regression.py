@@ -16,9 +16,11 @@ from graphc.frontend.activations import relu, softplus
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_rate
 from graphc.frontend.losses import _as_float, _reduced, _same_shape
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 
+@guarded
 def l1(prediction: Array, target: Array, reduction: str = "mean") -> Array:
     """The absolute error |prediction - target|, its mean over all elements by default; its derivative at 0 is 0.
 
@@ -31,6 +33,7 @@ def l1(prediction: Array, target: Array, reduction: str = "mean") -> Array:
     return _reduced("l1", F.abs(_difference("l1", prediction, target)), reduction)
 
 
+@guarded
 def huber(prediction: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
     """½ d² for |d| < delta, else delta (|d| - ½ delta): as the square near 0, straight beyond it.
 
@@ -45,6 +48,7 @@ def huber(prediction: Array, target: Array, reduction: str = "mean", delta: floa
     )
 
 
+@guarded
 def smooth_l1(prediction: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
     """½ d² / beta for |d| < beta, else |d| - ½ beta; for beta = 0 it is `l1`.
 
@@ -57,12 +61,14 @@ def smooth_l1(prediction: Array, target: Array, reduction: str = "mean", beta: f
     return _reduced("smooth_l1", values, reduction)
 
 
+@guarded
 def log_cosh(prediction: Array, target: Array, reduction: str = "mean") -> Array:
     """log cosh d as d + softplus(-2 d) - log 2, which does not overflow: nearly ½ d² at 0, |d| - log 2 far away."""
     error = _difference("log_cosh", prediction, target)
     return _reduced("log_cosh", error + softplus(-2.0 * error) - math.log(2), reduction)
 
 
+@guarded
 def poisson_nll(
     prediction: Array,
     target: Array,
@@ -89,6 +95,7 @@ def poisson_nll(
     return _reduced("poisson_nll", values, reduction)
 
 
+@guarded
 def gaussian_nll(
     prediction: Array,
     target: Array,
@@ -111,6 +118,7 @@ def gaussian_nll(
     return _reduced("gaussian_nll", values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
 
 
+@guarded
 def hinge(prediction: Array, target: Array, reduction: str = "mean", margin: float = 1.0) -> Array:
     """max(0, margin - t x) for targets t of -1 and 1.
 
@@ -120,6 +128,7 @@ def hinge(prediction: Array, target: Array, reduction: str = "mean", margin: flo
     return _reduced("hinge", relu(margin - wanted * prediction), reduction)
 
 
+@guarded
 def hinge_embedding(distance: Array, target: Array, reduction: str = "mean", margin: float = 1.0) -> Array:
     """The distance for pairs of target 1, max(0, margin - distance) for those of target -1."""
     wanted = _target("hinge_embedding", distance, target)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from graphc.errors import ArgumentError
 from graphc.frontend.array import Array
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 Loss = Callable[..., Array]
@@ -31,6 +32,7 @@ class Weighted:
         return total
 
 
+@guarded
 def weighted(parts: Mapping[str | int, Loss | tuple[Loss, float]]) -> Weighted:
     """The sum of a loss for each output, each times its weight (1 where there is none).
 

@@ -18,6 +18,7 @@ from graphc.frontend.calls import Call
 from graphc.frontend.creation import diagonal_mask
 from graphc.frontend.promotion import as_weak
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 
 Ints = int | Sequence[int]
 PadWidth = int | Sequence[int] | Sequence[Sequence[int]]
@@ -86,6 +87,7 @@ def transpose(x: ArrayLike, axes: Sequence[int] | None = None) -> Array:
     return permute_dims(x, axes)
 
 
+@guarded
 def matrix_transpose(x: ArrayLike) -> Array:
     """The last two axes exchanged; raises `ShapeError` below rank 2."""
     call = Call("matrix_transpose")

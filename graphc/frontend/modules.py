@@ -23,6 +23,7 @@ from graphc.frontend.parameters import DEFAULT_SEED, Parameter
 from graphc.frontend.random import fold_in
 from graphc.frontend.tracer import current_trace, scope
 from graphc.frontend.tree import flatten
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, dtype_of, f32
 
@@ -91,6 +92,11 @@ class Module:
     _name: str
     _version: int
     _compiled: _Compiled | None
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("graphc.") and "__init__" in vars(cls):
+            cls.__init__ = guarded(cls.__init__)  # type: ignore[method-assign]
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         module = super().__new__(cls)
@@ -416,6 +422,7 @@ class Module:
         call.draws += 1
         return fold_in(call.key, call.draws)
 
+    @guarded
     def __call__(self, *inputs: Input, **options: Input) -> Array:
         """The output of `forward`: traced in traced code, else numpy arrays, computed by the compiled model.
 

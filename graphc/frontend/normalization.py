@@ -19,6 +19,7 @@ from graphc.frontend.checks import is_integer, is_rate
 from graphc.frontend.init import ones, zeros
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Buffer, Parameter
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, f32, i64
 
@@ -43,6 +44,7 @@ def _scaled(y: Array, weight: Array | None, bias: Array | None, shape: Sequence[
     return y if bias is None else y + F.reshape(bias, shape)
 
 
+@guarded
 def batch_norm(
     x: Array,
     running_mean: Array,
@@ -97,6 +99,7 @@ def _batch_standardized(x: Array, eps: float) -> tuple[Array, Array, Array]:
     return _standardized(x, [d for d in range(x.ndim) if d != 1], eps)
 
 
+@guarded
 def layer_norm(
     x: Array,
     normalized_shape: int | Sequence[int],
@@ -117,6 +120,7 @@ def layer_norm(
     return _scaled(y, weight, bias, shape)
 
 
+@guarded
 def rms_norm(
     x: Array, normalized_shape: int | Sequence[int], weight: Array | None = None, eps: float | None = None
 ) -> Array:
@@ -152,6 +156,7 @@ def _shape(what: str, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(n) for n in given)
 
 
+@guarded
 def group_norm(
     x: Array, num_groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
 ) -> Array:
@@ -173,6 +178,7 @@ def group_norm(
     return F.reshape(_scaled(y, weight, bias, (num_groups, each, 1)), x.shape)
 
 
+@guarded
 def instance_norm(
     x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
 ) -> Array:
@@ -196,6 +202,7 @@ def _instance_standardized(x: Array, eps: float) -> tuple[Array, Array, Array]:
     return _standardized(x, range(2, x.ndim), eps)
 
 
+@guarded
 def local_response_norm(
     x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Array:

@@ -14,10 +14,12 @@ from graphc.frontend.calls import Call
 from graphc.frontend.checks import is_integer
 from graphc.frontend.windows import Sizes, each, sliding
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 
 MODES = ("constant", "reflect", "replicate", "circular")
 
 
+@guarded
 def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Array:
     """The input with elements before and after: `pad` is (before, after) of the last dimension, then of the one before...
 
@@ -99,6 +101,7 @@ def _bordered(call: Call, x: Value, axis: int, low: int, high: int, mode: str) -
 # ----------------------------------------------------------------------------------------------- windows as columns
 
 
+@guarded
 def unfold(
     input: ArrayLike, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1
 ) -> Array:
@@ -121,6 +124,7 @@ def unfold(
     return call.wrap(call.reshape(windows.of(call, x), shape))
 
 
+@guarded
 def fold(
     input: ArrayLike,
     output_size: Sizes,
@@ -158,6 +162,7 @@ def fold(
 # ------------------------------------------------------------------------------------------------ pixels as channels
 
 
+@guarded
 def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Array:
     """Channels as pixels: [..., C · r², H, W] as [..., C, H · r, W · r] (Shi et al., arXiv:1609.05158).
 
@@ -179,6 +184,7 @@ def pixel_shuffle(input: ArrayLike, upscale_factor: int) -> Array:
     return call.wrap(call.reshape(moved, (*lead, channels // (r * r), height * r, width * r)))
 
 
+@guarded
 def pixel_unshuffle(input: ArrayLike, downscale_factor: int) -> Array:
     """Pixels as channels: the inverse of `pixel_shuffle`.
 

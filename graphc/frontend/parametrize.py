@@ -20,6 +20,7 @@ from graphc.frontend.containers import ModuleDict
 from graphc.frontend.init import draw, normal
 from graphc.frontend.modules import Module
 from graphc.frontend.parameters import Buffer, Parameter
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 Layer = TypeVar("Layer", bound=Module)
@@ -91,6 +92,7 @@ class _WeightNorm(Module):
         return v * (self.original0 / F.sqrt(F.sum(v * v, self.axes, keepdims=True)))
 
 
+@guarded
 def weight_norm(layer: Layer, name: str = "weight", dim: int = 0) -> Layer:
     """The layer with ``weight = g v / |v|``: norms g along `dim` and directions v are trained instead of the weight.
 
@@ -163,6 +165,7 @@ class _SpectralNorm(Module):
         return self.iteration(self.original)
 
 
+@guarded
 def spectral_norm(
     layer: Layer, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int = 0
 ) -> Layer:

@@ -17,11 +17,13 @@ from graphc.frontend.calls import Call
 from graphc.frontend.checks import is_integer
 from graphc.frontend.windows import Sizes, Windows, each, matrix_along, sliding
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 from graphc.ir.types import TensorType, i32
 
 OutputSize = int | Sequence[int | None]
 
 
+@guarded
 def max_pool1d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -44,6 +46,7 @@ def max_pool1d(
     return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
+@guarded
 def max_pool2d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -62,6 +65,7 @@ def max_pool2d(
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
+@guarded
 def max_pool3d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -80,6 +84,7 @@ def max_pool3d(
     return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
+@guarded
 def avg_pool1d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -104,6 +109,7 @@ def avg_pool1d(
     )
 
 
+@guarded
 def avg_pool2d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -125,6 +131,7 @@ def avg_pool2d(
     )
 
 
+@guarded
 def avg_pool3d(
     input: ArrayLike,
     kernel_size: Sizes,
@@ -146,6 +153,7 @@ def avg_pool3d(
     )
 
 
+@guarded
 def adaptive_avg_pool1d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many means of [N, C, L]: window i goes from ⌊i L / O⌋ to before ⌈(i + 1) L / O⌉. None keeps a size.
 
@@ -157,6 +165,7 @@ def adaptive_avg_pool1d(input: ArrayLike, output_size: OutputSize) -> Array:
     return _adaptive("adaptive_avg_pool1d", 1, input, output_size)
 
 
+@guarded
 def adaptive_avg_pool2d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many means of [N, C, H, W] along each spatial dimension; else as `adaptive_avg_pool1d`.
 
@@ -168,11 +177,13 @@ def adaptive_avg_pool2d(input: ArrayLike, output_size: OutputSize) -> Array:
     return _adaptive("adaptive_avg_pool2d", 2, input, output_size)
 
 
+@guarded
 def adaptive_avg_pool3d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many means of [N, C, D, H, W] along each spatial dimension; else as `adaptive_avg_pool1d`."""
     return _adaptive("adaptive_avg_pool3d", 3, input, output_size)
 
 
+@guarded
 def adaptive_max_pool1d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many maxima of [N, C, L], with the windows of `adaptive_avg_pool1d`.
 
@@ -184,11 +195,13 @@ def adaptive_max_pool1d(input: ArrayLike, output_size: OutputSize) -> Array:
     return _adaptive("adaptive_max_pool1d", 1, input, output_size)
 
 
+@guarded
 def adaptive_max_pool2d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many maxima of [N, C, H, W] along each spatial dimension; else as `adaptive_max_pool1d`."""
     return _adaptive("adaptive_max_pool2d", 2, input, output_size)
 
 
+@guarded
 def adaptive_max_pool3d(input: ArrayLike, output_size: OutputSize) -> Array:
     """So many maxima of [N, C, D, H, W] along each spatial dimension; else as `adaptive_max_pool1d`."""
     return _adaptive("adaptive_max_pool3d", 3, input, output_size)

@@ -58,7 +58,7 @@ def as_dtype(dtype: DTypeLike) -> DType:
     else:
         try:
             numpy_dtype = np.dtype(dtype)
-        except TypeError:
+        except (TypeError, ValueError):
             raise DTypeError(f"expected a data type, got {dtype!r}") from None
         return dtype_of(numpy_dtype)
     return found

@@ -23,6 +23,7 @@ from graphc.frontend.calls import Call
 from graphc.frontend.checks import is_integer
 from graphc.frontend.promotion import DTypeLike
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import DType, TensorType, f32, f64, i32, i64, u32
 
@@ -64,6 +65,7 @@ def key(seed: int | Array) -> np.ndarray | Array:
     return _joined(call, call.cast(value, u32), high)
 
 
+@guarded
 def split(key: ArrayLike, n: int = 2) -> Array:
     """`n` keys from one, as u32[n, 2], whose numbers are independent of each other and of the key's own.
 
@@ -77,6 +79,7 @@ def split(key: ArrayLike, n: int = 2) -> Array:
     return _joined(call, *_block(call, key, counter, _SPLIT))
 
 
+@guarded
 def fold_in(key: ArrayLike, number: ArrayLike) -> Array:
     """The key for the `number`-th use of a key: of a layer, of a step. Raises `DTypeError` for anything but an integer.
 
@@ -91,6 +94,7 @@ def fold_in(key: ArrayLike, number: ArrayLike) -> Array:
     return _joined(call, *_block(call, key, call.cast(value, u32), _FOLD))
 
 
+@guarded
 def bits(key: ArrayLike, shape: Shape = ()) -> Array:
     """32 random bits an element, as u32.
 
@@ -102,6 +106,7 @@ def bits(key: ArrayLike, shape: Shape = ()) -> Array:
     return call.wrap(_words(call, key, shape, _FIRST)[0])
 
 
+@guarded
 def uniform(
     key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32, low: float = 0.0, high: float = 1.0
 ) -> Array:
@@ -126,6 +131,7 @@ def uniform(
     return F.minimum(scaled, float(last)) if low != 0 or target.is_half else scaled
 
 
+@guarded
 def normal(
     key: ArrayLike, shape: Shape = (), dtype: DTypeLike = f32, mean: float = 0.0, std: float = 1.0
 ) -> Array:
@@ -157,6 +163,7 @@ def normal(
     return call.wrap(call.value(draws, target))  # 16-bit floats are rounded from f32
 
 
+@guarded
 def bernoulli(key: ArrayLike, p: ArrayLike = 0.5, shape: Shape | None = None) -> Array:
     """True with probability `p`, rounded to 2**-24; without `shape` of the shape of `p`, which broadcasts.
 
@@ -175,6 +182,7 @@ def bernoulli(key: ArrayLike, p: ArrayLike = 0.5, shape: Shape | None = None) ->
     return F.less(unit, F.broadcast_to(call.wrap(given), sizes))
 
 
+@guarded
 def randint(key: ArrayLike, shape: Shape, low: int, high: int | None = None, dtype: DTypeLike = i32) -> Array:
     """Integers from `low` up to `high` - 1, or from 0 up to `low` - 1 where `high` is None.
 

@@ -18,12 +18,14 @@ from graphc.frontend.calls import Call
 from graphc.frontend.pooling import adaptive_average
 from graphc.frontend.windows import each, matrix_along
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 
 _RANKS = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 _MODES = ("nearest", "nearest-exact", "area", *_RANKS)
 _CUBIC = -0.75  # the free parameter of Keys' cubic convolution that PyTorch takes
 
 
+@guarded
 def interpolate(
     input: ArrayLike,
     size: int | Sequence[int] | None = None,

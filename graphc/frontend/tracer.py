@@ -239,6 +239,7 @@ def trace_function(
     given, structure = flatten(tuple(args))
     prefixes = argument_names(fn, len(args)) if arguments is None else arguments
     names = [n for p, child in zip(prefixes, structure.children, strict=True) for n in child.paths(p)]
+    _check_count(fn, len(args))
     loc = _definition(fn)
     trace = Trace(_ACTIVE.get())
     inputs = [trace.argument(_input_type(leaf, n, loc), n, loc) for leaf, n in zip(given, names, strict=True)]
@@ -251,6 +252,20 @@ def trace_function(
     output_names = _output_names(outputs) if outputs.named else ()
     graph = trace.finish(name or function_name(fn), values, output_names)
     return Traced(graph, structure, outputs, trace.captures, trace.parameters)
+
+
+def _check_count(fn: Callable[..., object], count: int) -> None:
+    """Raises `ArgumentError` where a function wants more positional arguments, or a keyword."""
+    try:
+        signature = inspect.signature(fn, follow_wrapped=False)
+    except (TypeError, ValueError):  # a builtin without a signature
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        raise ArgumentError(
+            f"{here().prefix}{function_name(fn)}: expected arguments {signature}, got {count}"
+        ) from None
 
 
 def trace(fn: Callable[..., object], *specs: object, name: str | None = None) -> Graph:
@@ -286,6 +301,8 @@ def argument_names(fn: Callable[..., object], count: int) -> list[str]:
     >>> argument_names(lambda x, *rest: x, 3)
     ['x', 'rest.0', 'rest.1']
     """
+    if not callable(fn):
+        raise ArgumentError(f"{here().prefix}expected a function, got {type(fn).__name__} {fn!r:.60}")
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature

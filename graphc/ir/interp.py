@@ -11,12 +11,14 @@ import numpy as np
 
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir.graph import Attr, Attrs, Graph, Node
+from graphc.ir.guard import guarded
 from graphc.ir.types import DType, TensorType, f64
 
 # is called with each node, inputs and those of regions included, and its results
 Seen = Callable[[Node, Sequence[np.ndarray]], None]
 
 
+@guarded
 def interpret(
     graph: Graph, arrays: Sequence[np.ndarray], float64: bool = False, seen: Seen | None = None
 ) -> list[np.ndarray]:

@@ -5,13 +5,19 @@ In: a Python frame. Out: `Loc`, carried by every node and printed as ``loc("digi
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CodeType
+
+import numpy as np
 
 _PLAIN_SCOPE = re.compile(r"[A-Za-z0-9_.]+\Z")
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
+_STANDARD = str(Path(re.__file__).resolve().parent.parent) + os.sep
+_NUMPY = str(Path(np.__file__).resolve().parent) + os.sep
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,20 @@ class Loc:
 UNKNOWN = Loc()
 
 
+def is_users(code: CodeType) -> bool:
+    """Whether a function is neither graphc's, nor NumPy's or the standard library's, nor made by `dataclasses`."""
+    file = code.co_filename
+    if file.startswith(_PACKAGE):
+        return False
+    if file.startswith((_NUMPY, "<frozen ")) or (file == "<string>" and code.co_name == "__init__"):
+        return False
+    return not file.startswith(_STANDARD) or "site-packages" in file
+
+
 def here(scope: str = "") -> Loc:
-    """The innermost line of the caller's stack that is not graphc's own."""
+    """The innermost line of the caller's stack that is the user's."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while not is_users(frame.f_code):
         if frame.f_back is None:
             return Loc(scope=scope)
         frame = frame.f_back

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from graphc.errors import GraphcError, ParseError
 from graphc.ir.graph import STAGES, Attr, Builder, Dense, Graph, Value
+from graphc.ir.guard import guarded
 from graphc.ir.loc import UNKNOWN, Loc
 from graphc.ir.opdef import OpDef
 from graphc.ir.ops import REGISTRY
@@ -78,6 +79,7 @@ class _Token(NamedTuple):
     offset: int
 
 
+@guarded
 def parse(text: str, constants: Mapping[str, np.ndarray] | None = None, filename: str = "<text>") -> Graph:
     """The one graph of this text; `constants` holds the arrays of its dense constants by name.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from graphc.errors import GraphcError, VerifyError
 from graphc.ir.graph import Attr, Dense, Graph, Node, attr_key
+from graphc.ir.guard import guarded
 from graphc.ir.opdef import INPUT, OpDef
 from graphc.ir.ops import REGISTRY
 from graphc.ir.ops.view import canonical_number
@@ -27,6 +28,7 @@ _DIAGONAL_OPS = ("mul", "select")
 _HEADER, _RETURN = -1, -2  # culprits that are not nodes
 
 
+@guarded
 def verify(graph: Graph) -> None:
     """Checks every rule of GRAPH; returns nothing where all hold.
 

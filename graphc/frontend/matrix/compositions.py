@@ -20,11 +20,13 @@ from graphc.frontend.calls import Call
 from graphc.frontend.linalg import matmul
 from graphc.frontend.matrix.factorizations import inv, matrix_value, solve, square_value, svdvals
 from graphc.frontend.promotion import DTypeLike
+from graphc.ir.guard import guarded
 from graphc.ir.types import f64
 
 MatrixOrder = float | Literal["fro", "nuc"]
 
 
+@guarded
 def diagonal(x: ArrayLike, *, offset: int = 0) -> Array:
     """The diagonals of the matrices in the last two dimensions: above the main one for an `offset` above 0.
 
@@ -36,6 +38,7 @@ def diagonal(x: ArrayLike, *, offset: int = 0) -> Array:
     return shapes.diagonal(x, offset, -2, -1)
 
 
+@guarded
 def trace(x: ArrayLike, *, offset: int = 0, dtype: DTypeLike | None = None) -> Array:
     """The sum of the diagonal of each matrix in the last two dimensions.
 
@@ -46,6 +49,7 @@ def trace(x: ArrayLike, *, offset: int = 0, dtype: DTypeLike | None = None) -> A
     return reductions.sum(diagonal(x, offset=offset), axis=-1, dtype=dtype)
 
 
+@guarded
 def cross(x1: ArrayLike, x2: ArrayLike, *, axis: int = -1) -> Array:
     """The cross product of vectors of three elements along an axis; the other axes broadcast.
 
@@ -70,6 +74,7 @@ def cross(x1: ArrayLike, x2: ArrayLike, *, axis: int = -1) -> Array:
     return shapes.moveaxis(result, -1, axis)
 
 
+@guarded
 def kron(x1: ArrayLike, x2: ArrayLike) -> Array:
     """The Kronecker product: `x2` times each element of `x1`, in its place; missing axes of either come first.
 
@@ -90,6 +95,7 @@ def kron(x1: ArrayLike, x2: ArrayLike) -> Array:
 # ------------------------------------------------------------------------------------------------------------- norms
 
 
+@guarded
 def vector_norm(x: ArrayLike, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Array:
     """The norm (Σ |x|ᵖ)^(1/p) over axes (all of them for None) with p = `ord`; inf and -inf: largest and smallest size.
 
@@ -126,6 +132,7 @@ def _root(total: Array, order: float) -> Array:
     return elementwise.where(none, 0.0 if order > 0 else math.inf, root)
 
 
+@guarded
 def matrix_norm(x: ArrayLike, *, keepdims: bool = False, ord: MatrixOrder = "fro") -> Array:
     """The norm of each matrix in the last two dimensions.
 
@@ -153,6 +160,7 @@ def matrix_norm(x: ArrayLike, *, keepdims: bool = False, ord: MatrixOrder = "fro
     return result[..., None, None] if keepdims else result
 
 
+@guarded
 def norm(x: ArrayLike, ord: MatrixOrder | None = None, axis: Axis = None, keepdims: bool = False) -> Array:
     """NumPy's norm: of the vector along one axis, or of the matrices along two; of all elements where neither is given.
 
@@ -188,6 +196,7 @@ def norm(x: ArrayLike, ord: MatrixOrder | None = None, axis: Axis = None, keepdi
 # ------------------------------------------------------------------------------------------------------------ powers
 
 
+@guarded
 def matrix_power(x: ArrayLike, n: int) -> Array:
     """The product of `n` times each square matrix of `x` (..., k, k), of its inverse where n < 0, by repeated squaring.
 
@@ -226,6 +235,7 @@ _PADE_13 = (
 _SQUARINGS = 16
 
 
+@guarded
 def expm(x: ArrayLike) -> Array:
     """The exponential of each square matrix of `x` (..., n, n): scaling, a Padé approximant, and squaring.
 

@@ -20,6 +20,7 @@ from graphc.frontend.linalg import matmul
 from graphc.frontend.manipulation import concat, diagonal, matrix_transpose, reshape
 from graphc.ir import ops
 from graphc.ir.graph import Value
+from graphc.ir.guard import guarded
 from graphc.ir.opdef import OpDef
 from graphc.ir.ops.factor import take_rows
 from graphc.ir.types import TensorType, i32
@@ -108,6 +109,7 @@ def _without_column(x: Array, vector: bool) -> Array:
 # --------------------------------------------------------------------------------------------------------- factors
 
 
+@guarded
 def cholesky(x: ArrayLike, *, upper: bool = False) -> Array:
     """The lower triangular L with positive diagonal and L Lᵀ = x; with `upper` its transpose.
 
@@ -125,6 +127,7 @@ def cholesky(x: ArrayLike, *, upper: bool = False) -> Array:
     return matrix_transpose(factor) if upper else factor
 
 
+@guarded
 def qr(x: ArrayLike, *, mode: Literal["reduced", "complete"] = "reduced") -> QRResult:
     """Q with orthonormal columns and the upper triangular R with Q R = x.
 
@@ -170,6 +173,7 @@ def _completed(q: Array) -> Array:
     return concat([q, rest], axis=-1)
 
 
+@guarded
 def eigh(x: ArrayLike) -> EighResult:
     """Eigenvalues of symmetric matrices, ascending (..., n), and orthonormal eigenvectors as columns (..., n, n).
 
@@ -187,6 +191,7 @@ def eigh(x: ArrayLike) -> EighResult:
     return EighResult(*_factors(call, ops.eigh, square_value(call, x)))
 
 
+@guarded
 def eigvalsh(x: ArrayLike) -> Array:
     """The eigenvalues that `eigh` gives, without the vectors.
 
@@ -205,6 +210,7 @@ def _tall(call: Call, x: ArrayLike) -> tuple[Array, bool]:
     return (matrix_transpose(value) if wide else value), wide
 
 
+@guarded
 def svd(x: ArrayLike, *, full_matrices: bool = True) -> SVDResult:
     """U, the singular values S, descending, and Vh with U diag(S) Vh = x; U and Vh have orthonormal columns and rows.
 
@@ -235,6 +241,7 @@ def svd(x: ArrayLike, *, full_matrices: bool = True) -> SVDResult:
     return SVDResult(left, values, matrix_transpose(right))
 
 
+@guarded
 def svdvals(x: ArrayLike) -> Array:
     """The singular values that `svd` gives, without the vectors.
 
@@ -249,6 +256,7 @@ def svdvals(x: ArrayLike) -> Array:
 # --------------------------------------------------------------------------------------------------------- solutions
 
 
+@guarded
 def solve_triangular(
     a: ArrayLike,
     b: ArrayLike,
@@ -275,6 +283,7 @@ def solve_triangular(
     return _without_column(call.wrap(found), vector)
 
 
+@guarded
 def solve(a: ArrayLike, b: ArrayLike) -> Array:
     """X with a X = b, by elimination with partial pivoting.
 
@@ -300,6 +309,7 @@ def _solved(call: Call, a: Value, b: Value) -> Value:
     return build.triangular_solve(factors, middle, lower=False, transpose=False, unit=False)
 
 
+@guarded
 def inv(x: ArrayLike) -> Array:
     """The inverse of each matrix of `x` (..., n, n); of a singular one inf or NaN. `solve` takes less and is closer.
 
@@ -315,6 +325,7 @@ def inv(x: ArrayLike) -> Array:
     return call.wrap(_solved(call, value, call.broadcast(unit, value.shape)))
 
 
+@guarded
 def slogdet(x: ArrayLike) -> SlogdetResult:
     """The sign of the determinant of each matrix of `x` (..., n, n), and the logarithm of its size, both (...).
 
@@ -331,6 +342,7 @@ def slogdet(x: ArrayLike) -> SlogdetResult:
     return SlogdetResult(sign, reductions.sum(elementwise.log(elementwise.abs(pivots)), axis=-1))
 
 
+@guarded
 def det(x: ArrayLike) -> Array:
     """The determinant of each matrix of `x` (..., n, n), of shape (...); its derivative needs an inverse.
 
@@ -354,6 +366,7 @@ def _pivots(call: Call, value: Value) -> tuple[Array, Array]:
     return diagonal(call.wrap(factors), 0, -2, -1), (1 - 2 * odd).astype(value.dtype)
 
 
+@guarded
 def lstsq(a: ArrayLike, b: ArrayLike) -> Array:
     """The X that makes the sum of the squares of a X - b least, by QR.
 
@@ -385,6 +398,7 @@ def _cutoff(call: Call, values: Array, shape: tuple[int, ...], rtol: float | Non
     return reductions.max(values, axis=-1, keepdims=True) * relative
 
 
+@guarded
 def pinv(x: ArrayLike, *, rtol: float | None = None) -> Array:
     """The pseudo-inverse (..., n, m) of `x` (..., m, n): singular values up to `rtol` times the largest count as 0.
 
@@ -409,6 +423,7 @@ def pinv(x: ArrayLike, *, rtol: float | None = None) -> Array:
     return matrix_transpose(result) if wide else result
 
 
+@guarded
 def matrix_rank(x: ArrayLike, *, rtol: float | None = None) -> Array:
     """The number (i32) of singular values that are above `rtol` times the largest, for each matrix of `x` (..., m, n).
 

@@ -14,6 +14,7 @@ import numpy as np
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.optim.base import Arrays, ByParameter, NumPy, Rate, bias_correction, check_betas
+from graphc.ir.guard import guarded
 from graphc.ir.types import f64
 
 
@@ -23,6 +24,7 @@ class _Moments(ByParameter):
     betas: tuple[float, float]
     counts: ClassVar[bool] = True
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "eps", "weight_decay")
         check_betas(type(self).__name__, self.betas)
@@ -116,6 +118,7 @@ class NAdam(_Moments):
     momentum_decay: float = 4e-3
     maximize: bool = False
 
+    @guarded
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("momentum_decay")

@@ -15,6 +15,7 @@ from graphc.errors import ArgumentError
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.optim.base import Arrays, ByParameter, NumPy, Rate, check_fraction
+from graphc.ir.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Adagrad(ByParameter):
 
     counts: ClassVar[bool] = True
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
 
@@ -76,6 +78,7 @@ class RMSprop(ByParameter):
     centered: bool = False
     maximize: bool = False
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "eps", "weight_decay", "momentum")
         check_fraction("RMSprop: alpha", self.alpha)
@@ -117,6 +120,7 @@ class Adadelta(ByParameter):
     weight_decay: float = 0.0
     maximize: bool = False
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "eps", "weight_decay")
         check_fraction("Adadelta: rho", self.rho)
@@ -158,6 +162,7 @@ class Adafactor(ByParameter):
 
     counts: ClassVar[bool] = True
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "d", "weight_decay")
         if not self.beta2_decay <= 0:

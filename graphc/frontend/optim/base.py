@@ -16,6 +16,7 @@ from graphc.errors import ArgumentError
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_rate
+from graphc.ir.guard import guarded
 from graphc.ir.types import DType, TensorType, dtype_of
 
 Arrays = Mapping[str, Array]
@@ -52,6 +53,7 @@ class HasEvaluated(Protocol):
         """For each parameter to be evaluated with an array of the state, the name of that array."""
 
 
+@guarded
 def advance(
     optimizer: Optimizer,
     params: Arrays,
@@ -66,6 +68,7 @@ def advance(
     return optimizer.update(params, grads, state, learning_rate)
 
 
+@guarded
 def evaluated(optimizer: Optimizer, names: list[str]) -> dict[str, str]:
     """The names of the state's arrays that stand for parameters when a model is evaluated; mostly none."""
     return optimizer.evaluated(names) if isinstance(optimizer, HasEvaluated) else {}
@@ -79,6 +82,7 @@ class NeedsFullBatch(Protocol):
     def full_batch(self) -> bool: ...
 
 
+@guarded
 def needs_full_batch(optimizer: Optimizer) -> bool:
     """Whether each step must see the same data: with a line search it must."""
     return isinstance(optimizer, NeedsFullBatch) and optimizer.full_batch
@@ -183,6 +187,7 @@ def check_arguments(
     check_state(optimizer, params, state, what)
 
 
+@guarded
 def check_state(
     optimizer: ByParameter | Optimizer,
     params: Mapping[str, Array | np.ndarray],
@@ -192,9 +197,9 @@ def check_state(
     """Raises one `ArgumentError` that lists every name, shape and data type of a state that is not the parameters' own.
 
     >>> from graphc import optim
-    >>> check_state(optim.SGD(0.1, momentum=0.9), {"w": np.zeros(2)}, {"momentum.w": np.zeros(3)})
+    >>> check_state(optim.SGD(0.1, momentum=0.9), {"w": np.zeros(2)}, {"momentum.w": np.zeros(3)})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    graphc.errors.ArgumentError: update: state: momentum.w: expected f64[2], got f64[3]
+    graphc.errors.ArgumentError: ...:1: update: state: momentum.w: expected f64[2], got f64[3]
     """
     wanted = optimizer.init({n: np.zeros(p.shape, numpy_dtype(p)) for n, p in params.items()})
     _check_names(f"{what}: state", state, wanted)

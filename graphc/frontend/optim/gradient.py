@@ -14,6 +14,7 @@ from graphc.errors import ArgumentError
 from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.optim.base import Arrays, ByParameter, NumPy, Rate, check_betas
+from graphc.ir.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class SGD(ByParameter):
     nesterov: bool = False
     maximize: bool = False
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "momentum", "weight_decay")
         if self.nesterov and not self.momentum:
@@ -73,6 +75,7 @@ class Lion(ByParameter):
 
     decoupled: ClassVar[bool] = True
 
+    @guarded
     def __post_init__(self) -> None:
         self._check("learning_rate", "weight_decay")
         check_betas("Lion", self.betas)

@@ -19,6 +19,7 @@ from graphc.frontend import functions as F
 from graphc.frontend.array import Array
 from graphc.frontend.checks import is_integer
 from graphc.frontend.optim.base import Arrays, New, NumPy, Rate, cast, check_arguments, check_rate
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 from graphc.ir.types import i32
 
@@ -69,6 +70,7 @@ class LBFGS:
 
     full_batch: ClassVar[bool] = True
 
+    @guarded
     def __post_init__(self) -> None:
         for name in ("learning_rate", "tolerance_grad", "tolerance_change"):
             check_rate(f"LBFGS: {name}", getattr(self, name))

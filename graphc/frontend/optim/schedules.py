@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from graphc.errors import ArgumentError
 from graphc.frontend.checks import is_integer, is_rate
+from graphc.ir.guard import guarded
 
 Schedule = Callable[[float, int], float]
 
@@ -48,6 +49,7 @@ class Constant:
     factor: float = 1 / 3
     total: int = 5
 
+    @guarded
     def __post_init__(self) -> None:
         _rate("Constant: factor", self.factor)
         _count("Constant: total", self.total)
@@ -67,6 +69,7 @@ class Step:
     size: int
     gamma: float = 0.1
 
+    @guarded
     def __post_init__(self) -> None:
         _count("Step: size", self.size)
         _rate("Step: gamma", self.gamma)
@@ -86,6 +89,7 @@ class MultiStep:
     milestones: Sequence[int]
     gamma: float = 0.1
 
+    @guarded
     def __post_init__(self) -> None:
         _rate("MultiStep: gamma", self.gamma)
         if not all(is_integer(m, least=0) for m in self.milestones) or list(self.milestones) != sorted(
@@ -107,6 +111,7 @@ class Exponential:
 
     gamma: float
 
+    @guarded
     def __post_init__(self) -> None:
         _rate("Exponential: gamma", self.gamma)
 
@@ -126,6 +131,7 @@ class Linear:
     end: float = 1.0
     total: int = 5
 
+    @guarded
     def __post_init__(self) -> None:
         _rate("Linear: start", self.start)
         _rate("Linear: end", self.end)
@@ -146,6 +152,7 @@ class Polynomial:
     total: int = 5
     power: float = 1.0
 
+    @guarded
     def __post_init__(self) -> None:
         _count("Polynomial: total", self.total)
         _rate("Polynomial: power", self.power)
@@ -167,6 +174,7 @@ class Cosine:
     total: int
     least: float = 0.0
 
+    @guarded
     def __post_init__(self) -> None:
         _count("Cosine: total", self.total)
         _rate("Cosine: least", self.least)
@@ -189,6 +197,7 @@ class CosineRestarts:
     factor: int = 1
     least: float = 0.0
 
+    @guarded
     def __post_init__(self) -> None:
         _count("CosineRestarts: first", self.first)
         _count("CosineRestarts: factor", self.factor)
@@ -224,6 +233,7 @@ class OneCycle:
     final_div_factor: float = 1e4
     three_phase: bool = False
 
+    @guarded
     def __post_init__(self) -> None:
         _count("OneCycle: total", self.total)
         if not (is_rate(self.pct_start) and self.pct_start <= 1):

@@ -31,6 +31,7 @@ from graphc.frontend.optim.base import (
     needs_full_batch,
 )
 from graphc.frontend.promotion import result_type
+from graphc.ir.guard import guarded
 from graphc.ir.loc import here
 
 
@@ -103,6 +104,7 @@ class ClipByNorm(_Wrapper):
         return advance(self.optimizer, params, clipped, state, learning_rate, loss)
 
 
+@guarded
 def clip_by_value(optimizer: Optimizer, limit: float) -> ClipByValue:
     """Every element of the gradients is clipped to [-limit, limit] before the step: torch.nn.utils.clip_grad_value_.
 
@@ -116,6 +118,7 @@ def clip_by_value(optimizer: Optimizer, limit: float) -> ClipByValue:
     return ClipByValue(optimizer, limit)
 
 
+@guarded
 def clip_by_norm(optimizer: Optimizer, limit: float, norm_type: float = 2.0) -> ClipByNorm:
     """The gradients are scaled so that the norm of all of them together is at most `limit`.
 
@@ -187,6 +190,7 @@ class Accumulate(_Wrapper):
 _SUM = "accumulated."
 
 
+@guarded
 def accumulate(optimizer: Optimizer, steps: int) -> Optimizer:
     """The optimiser takes a step once in `steps` updates, with the mean of their gradients.
 
@@ -235,6 +239,7 @@ class Ema(_Wrapper):
 _AVERAGE = "ema."
 
 
+@guarded
 def ema(optimizer: Optimizer, decay: float = 0.999) -> Ema:
     """Keeps an exponential moving average of the weights, with which `graphc.fit` evaluates and ends.
 
@@ -339,6 +344,7 @@ class Groups:
 _DEFAULT = "*"
 
 
+@guarded
 def groups(members: Mapping[str, Optimizer], default: Optimizer | None = None) -> Groups:
     """Different optimisers, rates and decays for parameters by their names.
 
