@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
+import graphc
+from graphc import f32, nn
 from graphc.artifact.machine import Effect, Instruction, State
 from graphc.artifact.thumb import Thumb
 from graphc.errors import ArtifactError
@@ -104,3 +107,10 @@ def test_a_return_pops_what_was_pushed() -> None:
 def test_both_results_of_an_instruction_are_forgotten(halves: tuple[int, ...], text: str) -> None:
     told, effect = step(*halves)
     assert told == text and set(effect.state.held) == {"r7"}
+
+
+def test_attention_keeps_its_promises_on_a_microcontroller(tmp_path: Path) -> None:
+    """Its tiles load four registers from the stack at once, `ldm.w sp, {...}`."""
+    graphc.export(
+        nn.MultiheadAttention(16, 2), *(f32[2, 6, 16],) * 3, name="attend", to=tmp_path, target="cortex-m4f"
+    )

@@ -95,10 +95,8 @@ class Thumb(Machine):
             return Effect(state)
         kind = m.removesuffix("s") if m in ("adds", "subs", "movs") else m.removesuffix("w")
         to = parts[0] if parts else ""
-        both = (
-            len(parts) == 4
-            and m[1:5] in ("mull", "mlal", "maal", "mlsl")
-            or (len(parts) == 3 and m == "vmov")
+        both = (len(parts) == 4 and m[1:5] in ("mull", "mlal", "maal", "mlsl")) or (
+            len(parts) == 3 and m == "vmov"
         )
         after = state.without(*parts[: 2 if both else 1])  # umull r0, r1, r2, r3 and vmov r0, r1, d0 give two
         if condition:
