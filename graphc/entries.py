@@ -35,7 +35,8 @@ class Entry:
     """One function of a library: what is compiled, the types of its arguments, and which of them it updates in place.
 
     Without `specs`, they are what the function's annotations say. `doc` is what the header says of it; by default the
-    first line of the function's docstring.
+    first line of the function's docstring. `weights` are the arrays that a graph's last inputs are by default: what
+    ``export(weights="embedded")`` makes constants, as it does with the parameters of a model that a function calls.
 
     >>> from graphc.ir.types import f32
     >>> Entry(lambda w, g: {"w": w - g}, [f32[3], f32[3]], donate=["w"]).donate
@@ -46,6 +47,7 @@ class Entry:
     specs: Sequence[object] = ()
     donate: Sequence[str | int] = ()
     doc: str = ""
+    weights: Sequence[np.ndarray] = ()
 
     @property
     def name(self) -> str:

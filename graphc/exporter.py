@@ -325,7 +325,8 @@ def _graph_of(key: str, entry: Entry, weights: Weights) -> tuple[Graph, Donated,
     given: dict[int, np.ndarray] = {
         i: leaf for i, leaf in enumerate(flatten(tuple(specs))[0]) if isinstance(leaf, np.ndarray)
     }
-    parameters = {count - len(traced.parameters) + i: p.array for i, p in enumerate(traced.parameters)}
+    arrays = [*entry.weights, *(p.array for p in traced.parameters)]
+    parameters = {count - len(arrays) + i: a for i, a in enumerate(arrays)}
     constants = {i: a for i, a in (given | parameters).items() if i not in {i for i, _ in donated}}
     return *_embedded(graph, donated, constants), len(constants)
 

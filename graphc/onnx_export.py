@@ -9,26 +9,27 @@ from __future__ import annotations
 import os
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphc.errors import CompileError, GraphcError
 from graphc.ir.files import write_atomically
-from graphc.ir.graph import Dense, Graph, Node
+from graphc.ir.graph import Dense, Graph, Node, Value
 from graphc.ir.guard import guarded
 from graphc.ir.inline import plain
-from graphc.ir.loc import UNKNOWN
 from graphc.ir.ops.contract import dimensions
 from graphc.ir.ops.window import geometry
 from graphc.ir.printer import print_attr, value_names
-from graphc.ir.types import TensorType
+from graphc.onnx_control import CONTROL
+from graphc.onnx_windows import as_windowed, write_windowed
+from graphc.onnx_writer import Writer, info, onnx_type
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto
 
 OPSET = 18
 DOMAIN = "graphc"
@@ -75,22 +76,21 @@ def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
     if graph.stage == "fused":
         graph = unfuse(graph)
     graph = plain(graph)
-    if not custom_ops or any("control" in node.op.traits for node in graph.nodes):
+    if not custom_ops:
         _refuse(graph)
     names = value_names(graph)
-    writer = _Writer({*names.values()})
-    for node in graph.nodes:
-        own = [names[v] for v in node.results]
-        writer.node, writer.result = node, own[0]
-        _write(writer, node, [names[v] for v in node.operands], own)
+    writer = Writer(_write_nodes)
+    for name in names.values():
+        writer.fresh(name)
+    _write_nodes(writer, graph, names)
     outputs = []
     shown = graph.output_names or tuple(f"output{i}" for i in range(len(graph.outputs)))
     writer.node = None
     for value, name in zip(graph.outputs, shown, strict=True):
         writer.result = writer.fresh(name)
         writer.emit("Identity", [names[value]], writer.result)
-        outputs.append(_info(writer.result, value.type))
-    inputs = [_info(names[v], v.type) for v in graph.inputs]
+        outputs.append(info(writer.result, value.type))
+    inputs = [info(names[v], v.type) for v in graph.inputs]
     made = helper.make_graph(writer.nodes, graph.name or "graph", inputs, outputs, writer.constants)
     domains = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if writer.custom else [])]
     model = helper.make_model(made, producer_name="graphc", opset_imports=domains, ir_version=_IR_VERSION)
@@ -100,7 +100,7 @@ def onnx_model(graph: Graph, custom_ops: bool = False) -> ModelProto:
 
 def _refuse(graph: Graph) -> None:
     """Raises `CompileError` with every op that has no counterpart."""
-    lacking = [n for n in graph.nodes if not _has_counterpart(n)]
+    lacking = [n for n in _all_nodes(graph) if not _has_counterpart(n)]
     if not lacking:
         return
     first: dict[str, str] = {}
@@ -110,82 +110,48 @@ def _refuse(graph: Graph) -> None:
     told = [f"{op} ({n}{f', first at {first[op]}' if first[op] else ''})" for op, n in counts.items()]
     raise CompileError(
         f"to_onnx: @{graph.name}: expected ops that ONNX has, got {', '.join(told)}; "
-        "custom_ops=True writes them as nodes of the domain graphc, but for loops and branches"
+        "custom_ops=True writes them as nodes of the domain graphc"
     )
+
+
+def _all_nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes, and those of loops and branches."""
+    for node in graph.nodes:
+        yield node
+        for region in node.regions:
+            yield from _all_nodes(plain(region))
+
+
+def _write_nodes(w: Writer, graph: Graph, names: Mapping[Value, str]) -> None:
+    """The nodes that the outputs need: what a convolution takes the place of is left out."""
+    windowed = {n: found for n in graph.nodes if (found := as_windowed(n)) is not None}
+    needed: set[Node] = set()
+    waiting = [v.node for v in graph.outputs]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            reads = windowed[node].reads if node in windowed else node.operands
+            waiting.extend(v.node for v in reads)
+    for node in graph.nodes:
+        if node not in needed:
+            continue
+        own = [names[v] for v in node.results]
+        w.node, w.result = node, own[0]
+        if node in windowed:
+            write_windowed(w, windowed[node], [names[v] for v in windowed[node].reads])
+        else:
+            _write(w, node, [names[v] for v in node.operands], own)
 
 
 def _has_counterpart(node: Node) -> bool:
     name = node.op.name
     if name == "pad":
         return not any(node.ints("interior"))
-    return name in _SAME or name in _LOGIC or name in _RULES
+    return name in _SAME or name in _LOGIC or name in _RULES or name in CONTROL
 
 
-def _info(name: str, type: TensorType):  # type: ignore[no-untyped-def]  # the package's class has several homes
-    from onnx import helper
-
-    return helper.make_tensor_value_info(name, _type(type), list(type.shape))
-
-
-def _type(type: TensorType) -> int:
-    from onnx import helper
-
-    return int(helper.np_dtype_to_tensor_dtype(type.dtype.numpy))
-
-
-class _Writer:
-    """The nodes so far. `result` is the name that the current node's value has to get."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.custom = False
-        self.node: Node | None = None
-        self.result = ""
-        self._taken = taken
-
-    def fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}.{number}"
-        self._taken.add(name)
-        return name
-
-    def emit(
-        self,
-        op: str,
-        operands: Sequence[str],
-        result: str = "",
-        domain: str = "",
-        unread: Sequence[str] = (),
-        **attrs: Any,
-    ) -> str:
-        """Adds a node and gives its result's name: a fresh one where none is asked for; it comes after `unread` ones."""
-        from onnx import helper
-
-        name = result or self.fresh(f"{self.result}/{op}")
-        made = helper.make_node(op, operands, [*unread, name], name=name, domain=domain, **attrs)
-        if self.node is not None and self.node.loc != UNKNOWN:
-            made.doc_string = repr(self.node.loc)
-        self.nodes.append(made)
-        return name
-
-    def constant(self, array: np.ndarray, name: str = "") -> str:
-        from onnx import numpy_helper
-
-        name = name or self.fresh(f"{self.result}/constant")
-        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-        return name
-
-    def ints(self, values: Sequence[int]) -> str:
-        return self.constant(np.array(values, np.int64).reshape(len(values)))
-
-    def scalar(self, value: float, like: TensorType) -> str:
-        return self.constant(np.array(value, like.dtype.numpy))
-
-
-def _write(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+def _write(w: Writer, node: Node, operands: list[str], results: list[str]) -> None:
     name = node.op.name
     if not _has_counterpart(node):
         _write_custom(w, node, operands, results)
@@ -193,11 +159,13 @@ def _write(w: _Writer, node: Node, operands: list[str], results: list[str]) -> N
         w.emit(_SAME[name], operands, results[0])
     elif name in _LOGIC:
         w.emit(_LOGIC[name][node.type.dtype.is_integer], operands, results[0])
+    elif name in CONTROL:
+        CONTROL[name](w, node, operands, results)
     else:
         _RULES[name](w, node, operands)
 
 
-def _write_custom(w: _Writer, node: Node, operands: list[str], results: list[str]) -> None:
+def _write_custom(w: Writer, node: Node, operands: list[str], results: list[str]) -> None:
     from onnx import helper
 
     w.custom = True
@@ -211,16 +179,16 @@ def _write_custom(w: _Writer, node: Node, operands: list[str], results: list[str
 
 # ------------------------------------------------------------------------------------------------- rules by op
 
-_Rule = Callable[[_Writer, Node, list[str]], object]
+_Rule = Callable[[Writer, Node, list[str]], object]
 
 
-def _leaf(w: _Writer, node: Node, operands: list[str]) -> None:
+def _leaf(w: Writer, node: Node, operands: list[str]) -> None:
     value = node.attrs.get("value")
     array = value.array if isinstance(value, Dense) else np.asarray(node.op.ref([], node.attrs)[0])
     w.constant(array.astype(node.type.dtype.numpy).reshape(node.type.shape), w.result)
 
 
-def _contract(w: _Writer, node: Node, operands: list[str]) -> None:
+def _contract(w: Writer, node: Node, operands: list[str]) -> None:
     left, right = (v.type for v in node.operands)
     d = dimensions(node.attrs, left.rank, right.rank)
     if (left.rank, right.rank, d.lhs_summed, d.rhs_summed) == (2, 2, (1,), (0,)):
@@ -236,7 +204,7 @@ def _contract(w: _Writer, node: Node, operands: list[str]) -> None:
 
 
 def _reduce(op: str) -> _Rule:
-    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+    def rule(w: Writer, node: Node, operands: list[str]) -> None:
         axes = node.ints("axes")
         w.emit(op, [operands[0], w.ints(axes)], w.result, keepdims=0, noop_with_empty_axes=1)
 
@@ -244,7 +212,7 @@ def _reduce(op: str) -> _Rule:
 
 
 def _any_all(op: str) -> _Rule:
-    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+    def rule(w: Writer, node: Node, operands: list[str]) -> None:
         from onnx import TensorProto
 
         number = w.emit("Cast", operands, to=TensorProto.INT32)
@@ -255,31 +223,31 @@ def _any_all(op: str) -> _Rule:
 
 
 def _arg(op: str) -> _Rule:
-    def rule(w: _Writer, node: Node, operands: list[str]) -> None:
+    def rule(w: Writer, node: Node, operands: list[str]) -> None:
         (axis,) = node.ints("axes")
-        w.emit("Cast", [w.emit(op, operands, axis=axis, keepdims=0)], w.result, to=_type(node.type))
+        w.emit("Cast", [w.emit(op, operands, axis=axis, keepdims=0)], w.result, to=onnx_type(node.type))
 
     return rule
 
 
-def _argsort(w: _Writer, node: Node, operands: list[str]) -> None:
+def _argsort(w: Writer, node: Node, operands: list[str]) -> None:
     """All of TopK, whose ties go to the lower index; where NaN stands ONNX leaves open."""
     axis, largest = node.int("axis"), int(bool(node.attrs["descending"]))
     count = w.ints([node.type.shape[axis]])
     values = w.fresh(f"{w.result}/values")
     positions = w.emit("TopK", [operands[0], count], unread=[values], axis=axis, largest=largest, sorted=1)
-    w.emit("Cast", [positions], w.result, to=_type(node.type))
+    w.emit("Cast", [positions], w.result, to=onnx_type(node.type))
 
 
-def _cast(w: _Writer, node: Node, operands: list[str]) -> None:
-    w.emit("Cast", operands, w.result, to=_type(node.type))
+def _cast(w: Writer, node: Node, operands: list[str]) -> None:
+    w.emit("Cast", operands, w.result, to=onnx_type(node.type))
 
 
-def _not_equal(w: _Writer, node: Node, operands: list[str]) -> None:
+def _not_equal(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Not", [w.emit("Equal", operands)], w.result)
 
 
-def _broadcast(w: _Writer, node: Node, operands: list[str]) -> None:
+def _broadcast(w: Writer, node: Node, operands: list[str]) -> None:
     (x,), dims, shape = node.operands, node.ints("dims"), node.ints("shape")
     thin = [1] * len(shape)
     for i, dim in enumerate(dims):
@@ -288,15 +256,15 @@ def _broadcast(w: _Writer, node: Node, operands: list[str]) -> None:
     w.emit("Expand", [wide, w.ints(shape)], w.result)
 
 
-def _reshape(w: _Writer, node: Node, operands: list[str]) -> None:
+def _reshape(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Reshape", [operands[0], w.ints(node.type.shape)], w.result, allowzero=1)
 
 
-def _transpose(w: _Writer, node: Node, operands: list[str]) -> None:
+def _transpose(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Transpose", operands, w.result, perm=node.ints("perm"))
 
 
-def _slice(w: _Writer, node: Node, operands: list[str]) -> None:
+def _slice(w: Writer, node: Node, operands: list[str]) -> None:
     start, step = node.ints("start"), node.ints("step")
     # the end of a walk to the front lies before the first element, which -1 would not say
     before = np.iinfo(np.int64).min
@@ -307,19 +275,19 @@ def _slice(w: _Writer, node: Node, operands: list[str]) -> None:
     w.emit("Slice", [operands[0], w.ints(start), w.ints(ends), w.ints(axes), w.ints(step)], w.result)
 
 
-def _pad(w: _Writer, node: Node, operands: list[str]) -> None:
+def _pad(w: Writer, node: Node, operands: list[str]) -> None:
     value = node.attrs["value"]
     assert isinstance(value, (int, float))
     pads = w.ints(node.ints("low") + node.ints("high"))
     w.emit("Pad", [operands[0], pads, w.scalar(value, node.type)], w.result)
 
 
-def _window(w: _Writer, node: Node, operands: list[str]) -> None:
+def _window(w: Writer, node: Node, operands: list[str]) -> None:
     """Elements picked by number along the axis, for each element of a window its own; zeros where there are none."""
     from onnx import TensorProto
 
     (x,), g = node.operands, geometry(node.attrs)
-    number, boolean = _type(x.type), x.dtype.kind == "bool"
+    number, boolean = onnx_type(x.type), x.dtype.kind == "bool"
     rank, n = x.type.rank, x.shape[g.axis]
     at = (
         np.arange(g.size).reshape([-1 if d == g.axis else 1 for d in range(rank)]) * g.stride
@@ -340,15 +308,15 @@ def _window(w: _Writer, node: Node, operands: list[str]) -> None:
         w.emit("Cast", [found], w.result, to=number)
 
 
-def _concat(w: _Writer, node: Node, operands: list[str]) -> None:
+def _concat(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Concat", operands, w.result, axis=node.int("axis"))
 
 
-def _gather(w: _Writer, node: Node, operands: list[str]) -> None:
+def _gather(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Gather", operands, w.result, axis=node.int("axis"))
 
 
-def _scatter_add(w: _Writer, node: Node, operands: list[str]) -> None:
+def _scatter_add(w: Writer, node: Node, operands: list[str]) -> None:
     x, indices, updates = node.operands
     axis, count = node.int("axis"), indices.type.rank
     to_front = [axis, *(i for i in range(x.type.rank) if i != axis)]
@@ -369,19 +337,19 @@ def _scatter_add(w: _Writer, node: Node, operands: list[str]) -> None:
         w.emit("Transpose", [summed], w.result, perm=[to_front.index(i) for i in range(x.type.rank)])
 
 
-def _rsqrt(w: _Writer, node: Node, operands: list[str]) -> None:
+def _rsqrt(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Reciprocal", [w.emit("Sqrt", operands)], w.result)
 
 
-def _exp2(w: _Writer, node: Node, operands: list[str]) -> None:
+def _exp2(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Pow", [w.scalar(2.0, node.type), operands[0]], w.result)
 
 
-def _log2(w: _Writer, node: Node, operands: list[str]) -> None:
+def _log2(w: Writer, node: Node, operands: list[str]) -> None:
     w.emit("Div", [w.emit("Log", operands), w.scalar(float(np.log(2)), node.type)], w.result)
 
 
-def _trunc(w: _Writer, node: Node, operands: list[str]) -> None:
+def _trunc(w: Writer, node: Node, operands: list[str]) -> None:
     below = w.emit("Less", [operands[0], w.scalar(0.0, node.type)])
     w.emit("Where", [below, w.emit("Ceil", operands), w.emit("Floor", operands)], w.result)
 

@@ -51,6 +51,7 @@ class Stream:
             self.graph,
             donate=list(self.state),
             doc="One block; the state begins as the stream's first state.",
+            weights=self._captured,
         )
 
     def __call__(self, *blocks: object) -> object:
@@ -71,11 +72,12 @@ def streaming(
     `specs` are the types of whole signals; all of one length along `axis`, which is a number or "time", the last axis of
     each argument. Arguments named in `static` (weights, say) do not vary with time. `block` is how many samples a call
     takes, a multiple of all strides. What is needed of earlier blocks is the state: the last samples that delays,
-    windows and causal convolutions reach back to, and the last results of running ops (`cumsum`, a recurrence).
-    Each output is defined for all times that the whole signal has.
+    windows and causal convolutions reach back to, the last results of running ops (`cumsum`, a recurrence), the carries of
+    loops over time (`scan`, `nn.GRU`). Each output is defined for all times that the whole signal has.
 
     Raises `TraceError`, with the line, where an op needs the future or all of the past (a reduction over time, a reversed
-    signal); `ArgumentError` for an axis that an argument hasn't; `ShapeError` for lengths or blocks that don't fit.
+    signal or loop, a loop's last carry); `ArgumentError` for an axis that an argument hasn't; `ShapeError` for lengths or
+    blocks that don't fit.
 
     >>> import graphc
     >>> def moving_average(x):

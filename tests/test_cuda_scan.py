@@ -11,8 +11,7 @@ from cuda_programs import build, executable, fake_of
 from ptx.fake_driver import FakeCuda
 
 import graphc
-from graphc.codegen.launch_table import ptx_files
-from graphc.errors import ArtifactError, CompileError
+from graphc.errors import ArtifactError
 from graphc.runtime.cuda import asarray
 from graphc.runtime.launches import LaunchTable, Loop
 
@@ -88,11 +87,3 @@ def test_a_table_with_a_loop_beyond_its_memory_is_refused() -> None:
         steps = tuple(step if s is loop else s for s in table.steps)
         with pytest.raises(ArtifactError, match="launch table: scanned: step"):
             LaunchTable.from_json(replace(table, steps=steps).to_json(), table.constants)
-
-
-def test_a_c_host_gets_no_loops() -> None:
-    ptx, table = build(scanned, *arrays())
-    with pytest.raises(
-        CompileError, match="scanned: expected a program without loops and branches for a C host"
-    ):
-        ptx_files("scanned", ptx, table)

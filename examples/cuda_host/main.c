@@ -55,46 +55,46 @@ static CUdeviceptr allocate(uint64_t bytes)
 }
 
 typedef struct program {
-    CUdeviceptr *inputs, *outputs, arena, constants;
-    CUfunction *functions; /* one for each step; unused where it is a copy */
+    CUfunction *functions; /* one for each kernel */
+    void **parameters;
     CUstream stream;
 } program;
 
-static CUdeviceptr address_of(const program *p, graphc_place place)
+static void *zeros(size_t count, size_t size)
 {
-    switch (place.memory) {
-    case GRAPHC_INPUT: return p->inputs[place.at];
-    case GRAPHC_OUTPUT: return p->outputs[place.at];
-    case GRAPHC_ARENA: return p->arena + place.at;
-    default: return p->constants + place.at;
+    void *memory = calloc(count + 1, size);
+    if (!memory) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
     }
+    return memory;
 }
 
-/* All steps of the table, in order, in one stream. */
-static void run(const program *p)
+/* What graphc_perform asks for; errors end the program here, so that no status is given back. */
+static int launch(void *user, const graphc_step *s, uint64_t *addresses)
 {
-    uint32_t i, k;
-    for (i = 0; i < TABLE->step_count; i++) {
-        const graphc_step *s = &TABLE->steps[i];
-        CUdeviceptr addresses[64];
-        void *parameters[64];
-        if (!s->kernel) {
-            CUdeviceptr from = address_of(p, s->places[0]), to = address_of(p, s->places[1]);
-            check(cuMemcpyDtoDAsync(to, from, s->bytes, p->stream), "cuMemcpyDtoDAsync");
-            continue;
-        }
-        if (s->place_count > 64) {
-            fprintf(stderr, "%s: more than 64 parameters\n", s->kernel);
-            exit(1);
-        }
-        for (k = 0; k < s->place_count; k++) {
-            addresses[k] = address_of(p, s->places[k]);
-            parameters[k] = &addresses[k];
-        }
-        check(cuLaunchKernel(p->functions[i], s->grid[0], s->grid[1], s->grid[2], s->block[0], s->block[1], s->block[2],
-                             s->shared_bytes, p->stream, parameters, NULL),
-              s->kernel);
-    }
+    const program *p = (const program *)user;
+    uint32_t k;
+    for (k = 0; k < s->place_count; k++)
+        p->parameters[k] = &addresses[k];
+    check(cuLaunchKernel(p->functions[s->kernel], s->grid[0], s->grid[1], s->grid[2], s->block[0], s->block[1],
+                         s->block[2], s->shared_bytes, p->stream, p->parameters, NULL),
+          TABLE->kernels[s->kernel]);
+    return 0;
+}
+
+static int copy(void *user, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    check(cuMemcpyDtoDAsync(to, from, bytes, ((const program *)user)->stream), "cuMemcpyDtoDAsync");
+    return 0;
+}
+
+static int read_flag(void *user, uint64_t address, unsigned char *flag)
+{
+    const program *p = (const program *)user;
+    check(cuMemcpyDtoHAsync(flag, address, 1, p->stream), "flag");
+    check(cuStreamSynchronize(p->stream), "flag");
+    return 0;
 }
 
 static uint32_t input_named(const char *name)
@@ -116,7 +116,9 @@ int main(int argc, char **argv)
     CUdevice device;
     CUcontext context;
     CUmodule module;
+    uint64_t *inputs, *outputs;
     program p;
+    graphc_host host;
 
     check(cuInit(0), "cuInit");
     check(cuDeviceGet(&device, 0), "cuDeviceGet");
@@ -126,36 +128,42 @@ int main(int argc, char **argv)
 
     ptx = read_file(folder, "digits_step.ptx", &size);
     check(cuModuleLoadDataEx(&module, ptx, 0, NULL, NULL), "digits_step.ptx");
-    p.functions = calloc(TABLE->step_count + 1, sizeof *p.functions);
-    p.inputs = calloc(TABLE->input_count + 1, sizeof *p.inputs);
-    p.outputs = calloc(TABLE->output_count + 1, sizeof *p.outputs);
-    if (!p.functions || !p.inputs || !p.outputs)
-        return 1;
-    for (i = 0; i < TABLE->step_count; i++)
-        if (TABLE->steps[i].kernel)
-            check(cuModuleGetFunction(&p.functions[i], module, TABLE->steps[i].kernel), TABLE->steps[i].kernel);
+    p.functions = (CUfunction *)zeros(TABLE->kernel_count, sizeof *p.functions);
+    p.parameters = (void **)zeros(TABLE->most_places, sizeof *p.parameters);
+    inputs = (uint64_t *)zeros(TABLE->input_count, sizeof *inputs);
+    outputs = (uint64_t *)zeros(TABLE->output_count, sizeof *outputs);
+    for (i = 0; i < TABLE->kernel_count; i++)
+        check(cuModuleGetFunction(&p.functions[i], module, TABLE->kernels[i]), TABLE->kernels[i]);
 
     first = read_file(folder, "digits_step.inputs.bin", &size);
     for (i = 0; i < TABLE->input_count; i++) {
-        p.inputs[i] = allocate(TABLE->inputs[i].bytes);
-        check(cuMemcpyHtoDAsync(p.inputs[i], first + at, TABLE->inputs[i].bytes, p.stream), TABLE->inputs[i].name);
+        inputs[i] = allocate(TABLE->inputs[i].bytes);
+        check(cuMemcpyHtoDAsync(inputs[i], first + at, TABLE->inputs[i].bytes, p.stream), TABLE->inputs[i].name);
         at += TABLE->inputs[i].bytes;
     }
     for (i = 0; i < TABLE->donation_count; i++)
-        p.outputs[TABLE->donations[i].output] = p.inputs[TABLE->donations[i].input];
+        outputs[TABLE->donations[i].output] = inputs[TABLE->donations[i].input];
     for (i = 0; i < TABLE->output_count; i++) {
-        if (!p.outputs[i])
-            p.outputs[i] = allocate(TABLE->outputs[i].bytes);
+        if (!outputs[i])
+            outputs[i] = allocate(TABLE->outputs[i].bytes);
         if (!strcmp(TABLE->outputs[i].name, "loss"))
             loss = i;
     }
     if (loss == TABLE->output_count)
         return 1;
-    p.arena = allocate(TABLE->arena_bytes);
-    p.constants = allocate(TABLE->constant_bytes);
+    host.inputs = inputs;
+    host.outputs = outputs;
+    host.arena = allocate(TABLE->arena_bytes);
+    host.constants = allocate(TABLE->constant_bytes);
+    host.ports = (uint64_t *)zeros(TABLE->port_count, sizeof *host.ports);
+    host.addresses = (uint64_t *)zeros(TABLE->most_places, sizeof *host.addresses);
+    host.user = &p;
+    host.launch = launch;
+    host.copy = copy;
+    host.read = read_flag;
     if (TABLE->constant_bytes) {
         char *constants = read_file(folder, "digits_step.constants.bin", &size);
-        check(cuMemcpyHtoDAsync(p.constants, constants, TABLE->constant_bytes, p.stream), "constants");
+        check(cuMemcpyHtoDAsync(host.constants, constants, TABLE->constant_bytes, p.stream), "constants");
         check(cuStreamSynchronize(p.stream), "constants");
         free(constants);
     }
@@ -165,12 +173,12 @@ int main(int argc, char **argv)
     batches = read_file(folder, "digits_step.batches.bin", &size);
     for (at = 0; at + TABLE->inputs[x].bytes + TABLE->inputs[y].bytes <= size;) {
         float value;
-        check(cuMemcpyHtoDAsync(p.inputs[x], batches + at, TABLE->inputs[x].bytes, p.stream), "x");
+        check(cuMemcpyHtoDAsync(inputs[x], batches + at, TABLE->inputs[x].bytes, p.stream), "x");
         at += TABLE->inputs[x].bytes;
-        check(cuMemcpyHtoDAsync(p.inputs[y], batches + at, TABLE->inputs[y].bytes, p.stream), "y");
+        check(cuMemcpyHtoDAsync(inputs[y], batches + at, TABLE->inputs[y].bytes, p.stream), "y");
         at += TABLE->inputs[y].bytes;
-        run(&p);
-        check(cuMemcpyDtoHAsync(&value, p.outputs[loss], sizeof value, p.stream), "loss");
+        graphc_perform(TABLE, &host);
+        check(cuMemcpyDtoHAsync(&value, outputs[loss], sizeof value, p.stream), "loss");
         check(cuStreamSynchronize(p.stream), "step");
         printf("%.6f\n", value);
     }
@@ -178,7 +186,10 @@ int main(int argc, char **argv)
     free(first);
     free(batches);
     free(p.functions);
-    free(p.inputs);
-    free(p.outputs);
+    free(p.parameters);
+    free(host.ports);
+    free(host.addresses);
+    free(inputs);
+    free(outputs);
     return 0;
 }

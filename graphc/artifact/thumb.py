@@ -52,31 +52,53 @@ class Thumb(Machine):
             if condition:
                 raise refused(i)
             return Effect(state.with_depth(state.depth + _register_bytes(i.text)))
-        return self._plain(i, base, condition, parts, listed, state)
+        if base.startswith(("ld", "vld", "st", "vst", "pld")):
+            return self._access(i, base, condition, parts, listed, state)
+        return self._plain(i, base, condition, parts, state)
 
     def _returned(self, state: State, depth: int, condition: str) -> Effect:
         if depth:
             raise ArtifactError(f"expected a return at the depth of entry, got one at {depth}")
         return Effect(state, falls_through=bool(condition))
 
-    def _plain(
+    def _access(
         self, i: Instruction, m: str, condition: str, parts: list[str], listed: list[str], state: State
     ) -> Effect:  # fmt: skip
-        for position, part in enumerate(parts):
-            if part == "sp!" or (
-                part.startswith("[sp") and (part.endswith("!") or len(parts) > position + 1)
-            ):
-                return Effect(self._with_access(i, m, condition, parts, position, listed, state))
-        if m.startswith(("st", "vst", "cmp", "tst", "cmn", "pld", "it", "nop", "dmb", "vcmp")):
-            return Effect(state)
-        if m.startswith(("ld", "vld")):
-            written = [p for p in parts if not p.startswith(("[", "{"))] + listed
-            if "pc" in written or "sp" in written:
+        """A load or store: `ldm r0!, {r1, r2}`, `ldr r1, [r0, #4]!` or `ldr r1, [r0], #4`, without writing back too."""
+        if listed:
+            size = _register_bytes(i.text)
+            base, back, offset = parts[0].rstrip("!"), "!" in parts[0], -size if m.endswith("db") else size
+            below = -offset if m.endswith("db") and not back else 0
+            named = listed
+        else:
+            place = next((n for n, part in enumerate(parts) if part.startswith("[")), None)
+            if place is None:
                 raise refused(i)
-            return Effect(state.without(*written))
+            inner, behind = operands(parts[place].rstrip("!")[1:-1]), parts[place + 1 :]
+            base, back, named = inner[0], "!" in parts[place] or bool(behind), parts[:place]
+            steps = behind or inner[1:]
+            moved = number(steps[0]) if len(steps) == 1 else None if steps else 0
+            if moved is None and back:
+                raise refused(i)
+            offset = moved or 0
+            below = 0 if back else max(-offset, 0)
+        written = named if m.startswith(("ld", "vld")) else named[:1] if m.startswith("strex") else []
+        if "pc" in written or "sp" in written or (back and base == "sp" and condition):
+            raise refused(i)
+        after = state.without(*written)
+        if back:
+            after = after.with_depth(state.depth - offset) if base == "sp" else after.without(base)
+        return Effect(after, deepest=state.depth + below if below and base == "sp" else 0)
+
+    def _plain(self, i: Instruction, m: str, condition: str, parts: list[str], state: State) -> Effect:
+        if m.startswith(("cmp", "tst", "cmn", "it", "nop", "dmb", "vcmp")):
+            return Effect(state)
         kind = m.removesuffix("s") if m in ("adds", "subs", "movs") else m.removesuffix("w")
         to = parts[0] if parts else ""
-        after = state.without(to)
+        both = (len(parts) == 4 and m[1:5] in ("mull", "mlal", "maal", "mlsl")) or (
+            len(parts) == 3 and m == "vmov"
+        )
+        after = state.without(*parts[: 2 if both else 1])  # umull r0, r1, r2, r3 and vmov r0, r1, d0 give two
         if condition:
             if to in ("sp", "pc"):
                 raise refused(i)
@@ -102,29 +124,6 @@ class Thumb(Machine):
         if to in ("sp", "pc"):
             raise refused(i)
         return Effect(after)
-
-    def _with_access(
-        self, i: Instruction, m: str, condition: str, parts: list[str], position: int, listed: list[str], state: State
-    ) -> State:  # fmt: skip
-        """An access that moves the stack pointer too."""
-        part = parts[position]
-        if condition or "pc" in listed or "pc" in parts:
-            raise refused(i)
-        if part == "sp!":
-            size = _register_bytes(i.text)
-            down = m.startswith(("stm", "vstm")) and m.endswith("db")
-            up = m.startswith(("ldm", "vldm")) and not m.endswith("db")
-            if not (down or up):
-                raise refused(i)
-            return state.with_depth(state.depth + (size if down else -size)).without(
-                *([] if down else listed)
-            )
-        inner = operands(part.rstrip("!")[1:-1])
-        value = number(inner[1]) if part.endswith("!") and len(inner) > 1 else number(parts[-1])
-        if value is None:
-            raise refused(i)
-        written = [] if m.startswith("st") else parts[:position]
-        return state.with_depth(state.depth - value).without(*written)
 
     def addend(self, format: str, relocation: Relocation, i: Instruction, effect: Effect) -> int:
         return (effect.target or 0) - i.at  # in the instruction itself

@@ -14,7 +14,6 @@ import numpy as np
 from graphc.codegen.launch import launch_of
 from graphc.codegen.launch_header import launch_header
 from graphc.codegen.program import program_info
-from graphc.errors import CompileError
 from graphc.ir.plan import CallStep, CopyStep, LoopStep, Plan, PlanBuffer
 from graphc.runtime.launches import (
     ALIGNMENT,
@@ -165,11 +164,6 @@ def ptx_files(name: str, ptx: str, table: LaunchTable) -> dict[str, bytes]:
     >>> sorted(ptx_files("f", "", launch_table(Plan("f", (), (), 0))))
     ['f.h', 'f.launches.json', 'f.ptx']
     """
-    if any(isinstance(s, (Loop, Branch)) for s in table.steps):
-        raise CompileError(
-            f"{name}: expected a program without loops and branches for a C host, got one; compile it for this machine's GPU, "
-            "or export it for a processor"
-        )
     files = {
         f"{name}.ptx": ptx.encode(),
         f"{name}.launches.json": f"{table.to_json()}\n".encode(),
