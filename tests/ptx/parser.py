@@ -7,6 +7,7 @@ Nothing is skipped: a directive or a form of operand that is not in this grammar
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, Union
@@ -153,7 +154,7 @@ class _Parser:
         self._breaks = [m.start() for m in re.finditer("\n", self.text)]
 
     def line(self, at: int | None = None) -> int:
-        return int(np.searchsorted(self._breaks, self.at if at is None else at)) + 1
+        return bisect_left(self._breaks, self.at if at is None else at) + 1
 
     def fail(self, expected: str, got: str) -> NoReturn:
         raise PtxError(f"PTX line {self.line()}: expected {expected}, got {' '.join(got.split())[:80]!r}")

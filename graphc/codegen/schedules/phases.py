@@ -66,7 +66,7 @@ def plan_passes(
     for position, value in outputs.items():
         passes[phase[value]].outputs.append(position)
     first_pass: dict[Value, int] = {}
-    kept: dict[Value, bool] = {}
+    kept: dict[Value, bool] = dict.fromkeys(_moved(region), False)
     for number, step in enumerate(passes):
         seen: set[Value] = set()
         stack = step.roots(region)
@@ -84,6 +84,21 @@ def plan_passes(
                     continue
             stack.extend(value.node.operands)
     return passes
+
+
+def _moved(region: Graph) -> set[Value]:
+    """What a view reads: elsewhere than where the row's element is, though its shape may be the domain's (a square's)."""
+    stack = [
+        v for n in region.nodes if not n.op.traits & {"pointwise", "reduction"} for v in n.operands
+    ]
+    moved: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value not in moved:
+            moved.add(value)
+            if "reduction" not in value.node.op.traits:
+                stack.extend(value.node.operands)
+    return moved
 
 
 def accumulate(
