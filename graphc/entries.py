@@ -21,6 +21,7 @@ from graphc.frontend.array import Array
 from graphc.frontend.modules import Module
 from graphc.frontend.optim import Optimizer
 from graphc.frontend.tracer import function_name, type_of
+from graphc.frontend.tree import flatten
 from graphc.ir.graph import Graph
 from graphc.ir.types import TensorType, dtype_of, i64, u32
 from graphc.training_metrics import Metrics, Scalar, chosen_metrics
@@ -114,20 +115,19 @@ def training_entries(
     """The usual entries of a model: `init`, `predict`, `loss`, `grads` and `train_step`.
 
     `init` draws weights from a seed and gives the optimiser's first state. `batch` is the types (or examples) of one
-    batch of inputs and targets. Weights, buffers and the optimiser's state are arguments, each by its name
-    (``params.0.weight``, ``state.momentum.0.weight``); `train_step` updates them in place. `metrics` are as those of
-    `fit`, computed beside the loss. Raises `ArgumentError` where the batch is no pair.
+    batch of inputs and targets, or nests of them as `fit` takes them. Weights, buffers and the optimiser's state are
+    arguments, each by its name (``params.0.weight``, ``state.momentum.0.weight``); `train_step` updates them in place.
+    `metrics` are as those of `fit`, computed beside the loss. Raises `ArgumentError` where the batch is no pair.
 
     >>> from graphc import f32, i32, nn, optim
     >>> list(training_entries(nn.Linear(4, 2), nn.cross_entropy, optim.SGD(0.1), (f32[8, 4], i32[8])))
     ['init', 'predict', 'loss', 'grads', 'train_step']
     """
-    if not isinstance(batch, tuple) or len(batch) != 2 or any(type_of(part) is None for part in batch):
+    if not isinstance(batch, tuple) or len(batch) != 2 or any(_types(part) is None for part in batch):
         raise ArgumentError(
             f"training_entries: batch: expected the types of inputs and targets, as in (f32[32, 64], i32[32]), got {batch!r}"
         )
-    x, y = (type_of(part) for part in batch)
-    assert x is not None and y is not None
+    x, y = (_types(part) for part in batch)
     entries = model.entries
     params = {name: entry.type for name, entry in entries.items() if entry.trained}
     buffers = {name: entry.type for name, entry in entries.items() if not entry.trained}
@@ -182,6 +182,13 @@ def training_entries(
                             ("params", "buffers", "state", "random"),
                             doc=f"One step of training: updates weights and state in place, gives the {numbers}."),
     }  # fmt: skip
+
+
+def _types(nest: object) -> object:
+    """A nest of types or examples as one of types; None where there is none, or something else is in it."""
+    leaves, structure = flatten(nest)
+    types = [type_of(leaf) for leaf in leaves]
+    return None if not types or None in types else structure.unflatten(types)
 
 
 def _copies_of_parameters(optimizer: Optimizer, zeros: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -355,6 +355,22 @@ def test_a_model_with_two_outputs_learns_both() -> None:
     )
 
 
+def test_an_exported_step_takes_nests_of_targets_as_fit_does() -> None:
+    x, y = X.astype(np.float32), {"digit": DIGITS.astype(np.int32), "parity": PARITY.astype(np.float32)}
+    model = TwoHeads().init(0)
+    entries = graphc.training_entries(model, BOTH, optim.SGD(0.1), (x, y))
+    step = entries["train_step"]
+    assert graphc.trace(step.function, *step.specs).input_names[-3:] == ("x", "y.digit", "y.parity")
+    new = graphc.compile(step.function, *step.specs)(model.parameters, {}, {}, {}, np.float32(0.1), x, y)
+    history = train(model, (x, y), loss=BOTH, optimizer=optim.SGD(0.1), epochs=1, batch_size=len(x))
+    np.testing.assert_allclose(new["loss"], history["loss"][0], rtol=1e-6)  # type: ignore[call-overload]
+    for name, value in model.parameters.items():
+        np.testing.assert_allclose(new["params"][name], value, rtol=1e-5, atol=1e-7)  # type: ignore[index,call-overload]
+    for wrong in ({}, {"digit": "int"}):
+        with pytest.raises(ArgumentError, match=r"training_entries: batch: expected the types of inputs and targets"):
+            graphc.training_entries(model, BOTH, optim.SGD(0.1), (x, wrong))
+
+
 def test_labels_are_checked_output_by_output() -> None:
     bad = {**TARGETS, "digit": np.where(np.arange(24) == 5, 3, DIGITS)}
     with pytest.raises(
