@@ -33,10 +33,14 @@ def load_digits(seed: int, each: int = 400) -> tuple[Digits, Digits]:
 def options(description: str, epochs: int, each: int = 400) -> argparse.ArgumentParser:
     """The options that these examples share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"passes over the data (default: {epochs})")
+    parser.add_argument(
+        "--epochs", type=int, default=epochs, help=f"passes over the data (default: {epochs})"
+    )
     parser.add_argument(
         "--each", type=int, default=each, help=f"training digits of each class, at most 400 (default: {each})"
     )
     parser.add_argument("--seed", type=int, default=0, help="of split, weights and batches (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for what is written (default: out)"
+    )
     return parser

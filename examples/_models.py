@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[[], Example]] = {
     ),
     "multi_task": lambda: Example(
         multi_task.make_model(), multi_task.make_loss(), multi_task.make_optimizer(), _images(multi_task.BATCH),
-        {task: i32[multi_task.BATCH] for task in multi_task.CLASSES}, multi_task.CLASSES,
+        dict.fromkeys(multi_task.CLASSES, i32[multi_task.BATCH]), multi_task.CLASSES,
     ),
     "residual_cnn": lambda: Example(
         residual_cnn.make_model(), residual_cnn.loss, residual_cnn.make_optimizer(),

@@ -33,7 +33,12 @@ class Autoencoder(nn.Module):
             nn.Linear(PIXELS, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, latent)
         )
         self.decoder = nn.Sequential(
-            nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, PIXELS), nn.Sigmoid()
+            nn.Linear(latent, 64),
+            nn.ReLU(),
+            nn.Linear(64, 256),
+            nn.ReLU(),
+            nn.Linear(256, PIXELS),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: graphc.Array) -> graphc.Array:
@@ -140,7 +145,9 @@ def main() -> None:
     print(f"two numbers for a held-out digit: error {ours:.4f}, two principal components {linear:.4f}")
 
     denoising = trained(given.latent, NOISE)
-    noisy = test + np.float32(NOISE) * np.random.default_rng(given.seed).normal(size=test.shape).astype(np.float32)
+    noisy = test + np.float32(NOISE) * np.random.default_rng(given.seed).normal(size=test.shape).astype(
+        np.float32
+    )
     clean = np.asarray(denoising(noisy))
     subspace = projected(noisy, *principal_components(train, given.latent))
     errors = {"noisy": noisy, f"{given.latent} principal components": subspace, "denoised": clean}

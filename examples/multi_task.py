@@ -73,7 +73,9 @@ def plot(curves: dict[str, list[graphc.History]], path: Path) -> None:
         for color, name in zip(COLORS, ("both tasks", f"{task} alone"), strict=False):
             values = np.array([history[f"val_{task}_accuracy"] for history in curves[name]])
             epochs = np.arange(1, values.shape[1] + 1)
-            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0
+            )
             axis.plot(epochs, values.mean(axis=0), color=color, label=name)
         axis.set_ylim(max(0, axis.get_ylim()[1] - 0.3), None)
         axis.set_title(f"held-out accuracy: {task}")
@@ -101,12 +103,14 @@ def main() -> None:
                 epochs=given.epochs,
                 batch_size=BATCH,
                 validation=(test[0], targets(test[1], tasks)),
-                metrics={task: "accuracy" for task in tasks},
+                metrics=dict.fromkeys(tasks, "accuracy"),
                 seed=given.seed + run,
                 progress=False,
             )
             curves[name].append(history)
-    print(f"{10 * given.each} digits to train on, {given.runs} runs; held-out accuracy, mean and standard deviation")
+    print(
+        f"{10 * given.each} digits to train on, {given.runs} runs; held-out accuracy, mean and standard deviation"
+    )
     for name, tasks in kinds.items():
         for task in tasks:
             final = [history[f"val_{task}_accuracy"][-1] for history in curves[name]]

@@ -76,9 +76,7 @@ def plot(histories: dict[str, graphc.History], blocks: int, path: Path) -> None:
 
 def main() -> None:
     parser = options("Compare residual and plain networks.", epochs=10)
-    parser.add_argument(
-        "--blocks", type=int, default=BLOCKS, help=f"of two convolutions (default: {BLOCKS})"
-    )
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"of two convolutions (default: {BLOCKS})")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     train, test = load_digits(given.seed, given.each)

@@ -170,7 +170,9 @@ def plot(walks: dict[Landscape, list[Walk]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Watch descent at saddle points.")
     parser.add_argument("--epochs", type=int, default=200, help="steps of a walk (default: 200)")
-    parser.add_argument("--noise", type=float, default=0.05, help="of each gradient's elements (default: 0.05)")
+    parser.add_argument(
+        "--noise", type=float, default=0.05, help="of each gradient's elements (default: 0.05)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot (default: out)")
     options = parser.parse_args()

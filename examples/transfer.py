@@ -5,8 +5,8 @@
 Model: a trunk of two convolutions and a linear head for five classes; cross-entropy, Adam. The trunk is trained on 0 to 4,
 saved, and loaded into new models. In one it is frozen, so that its training step has no backward pass of the trunk, which is
 read from the compiler's texts; in one it is trained on; a third begins from scratch. Data: MNIST, 400 digits of each class for
-the trunk, a few of each of the others afterwards, 100 of each to judge by. J. Yosinski, J. Clune, Y. Bengio and H. Lipson, How Transferable Are Features in Deep
-Neural Networks?, arXiv:1411.1792. Needs ``pip install graphc[demo]``.
+the trunk, a few of each of the others afterwards, 100 of each to judge by. J. Yosinski, J. Clune, Y. Bengio and H. Lipson,
+How Transferable Are Features in Deep Neural Networks?, arXiv:1411.1792. Needs ``pip install graphc[demo]``.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def main() -> None:
         train(source, classes(digits, 0), given.epochs, seed)
         graphc.save_weights({f"trunk.{n}": array for n, array in source.trunk.parameters.items()}, file)
         if run == 0:
-            print(f"trunk: held-out accuracy {accuracy(source, classes(test, 0)):.3f} on 0 to 4, saved as {file}")
+            print(
+                f"trunk: held-out accuracy {accuracy(source, classes(test, 0)):.3f} on 0 to 4, saved as {file}"
+            )
         for name, values in found.items():
             for column, each in enumerate(given.few):
                 model = make_model(*kinds[name])

@@ -27,7 +27,7 @@ def run_example(name: str, *arguments: str, folder: Path) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("[!_]*.py")))
 def test_every_example_explains_its_options(script: str, tmp_path: Path) -> None:
     text = run_example(script, "--help", folder=tmp_path)
     assert text.startswith(f"usage: {script}")

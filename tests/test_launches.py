@@ -133,8 +133,8 @@ int main(void) {
     printf("%u %u %u\\n", (unsigned)t->inputs[0].shape[1], t->donations[0].input, t->donations[0].output);
     for (i = 0; i < t->step_count; i++) {
         const graphc_step *s = &t->steps[i];
-        printf("%s %u %u %u %u %s", s->kind == GRAPHC_LAUNCH ? t->kernels[s->kernel] : "copy", s->grid[0], s->grid[1], s->block[0],
-               (unsigned)s->bytes, s->loc);
+        printf("%s %u %u %u %u %s", s->kind == GRAPHC_LAUNCH ? t->kernels[s->kernel] : "copy",
+               s->grid[0], s->grid[1], s->block[0], (unsigned)s->bytes, s->loc);
         for (k = 0; k < s->place_count; k++) printf(" %d:%u", (int)s->places[k].memory, (unsigned)s->places[k].at);
         printf("\\n");
     }

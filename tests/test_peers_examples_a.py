@@ -85,7 +85,8 @@ def twin(module: nn.Module) -> object:
         kinds = {"Autoencoder": TwinAutoencoder, "Network": TwinNetwork, "Heads": TwinHeads}
         return kinds[type(module).__name__](**parts)
     leaves = {
-        "Tanh": tnn.Tanh(), "ReLU": tnn.ReLU(), "Sigmoid": tnn.Sigmoid(), "Flatten": tnn.Flatten(), "Dropout": tnn.Dropout(0.0),
+        "Tanh": tnn.Tanh(), "ReLU": tnn.ReLU(), "Sigmoid": tnn.Sigmoid(), "Flatten": tnn.Flatten(),
+        "Dropout": tnn.Dropout(0.0),
         "MaxPool2d": tnn.MaxPool2d(2), "AdaptiveAvgPool2d": tnn.AdaptiveAvgPool2d(1),
     }  # fmt: skip
     return leaves[type(module).__name__]
@@ -149,7 +150,9 @@ def test_twenty_steps_follow_pytorch(name: str) -> None:
     first = found.optimizer.init(params)
     values = []
     for _ in range(STEPS):
-        new = cast("dict[str, dict[str, np.ndarray]]", compiled(params, buffers, first, {}, np.float32(rate), x, y))
+        new = cast(
+            "dict[str, dict[str, np.ndarray]]", compiled(params, buffers, first, {}, np.float32(rate), x, y)
+        )
         params, buffers, first = new["params"], new["buffers"], new["state"]
         values.append(float(cast(np.ndarray, new["loss"])))
     assert expected[-1] < expected[0]

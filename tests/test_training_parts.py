@@ -367,7 +367,9 @@ def test_an_exported_step_takes_nests_of_targets_as_fit_does() -> None:
     for name, value in model.parameters.items():
         np.testing.assert_allclose(new["params"][name], value, rtol=1e-5, atol=1e-7)  # type: ignore[index,call-overload]
     for wrong in ({}, {"digit": "int"}):
-        with pytest.raises(ArgumentError, match=r"training_entries: batch: expected the types of inputs and targets"):
+        with pytest.raises(
+            ArgumentError, match=r"training_entries: batch: expected the types of inputs and targets"
+        ):
             graphc.training_entries(model, BOTH, optim.SGD(0.1), (x, wrong))
 
 

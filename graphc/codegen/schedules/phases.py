@@ -88,9 +88,7 @@ def plan_passes(
 
 def _moved(region: Graph) -> set[Value]:
     """What a view reads: elsewhere than where the row's element is, though its shape may be the domain's (a square's)."""
-    stack = [
-        v for n in region.nodes if not n.op.traits & {"pointwise", "reduction"} for v in n.operands
-    ]
+    stack = [v for n in region.nodes if not n.op.traits & {"pointwise", "reduction"} for v in n.operands]
     moved: set[Value] = set()
     while stack:
         value = stack.pop()
