@@ -86,6 +86,7 @@ def lower_to_plan(
     from graphc.passes.fuse import group
     from graphc.passes.halves import widen_halves
     from graphc.passes.hoist import hoist
+    from graphc.passes.permutations import gather_permuted
     from graphc.passes.recompute import recompute
     from graphc.passes.regions import has_control
     from graphc.passes.simplify import RULES, apply_rules
@@ -105,8 +106,10 @@ def lower_to_plan(
     stages["rewritten"] = rewritten = apply_rules(wide)
     if has_control(wide):
         stages["hoisted"] = rewritten = apply_rules(hoist(rewritten))
-    stages["simplified"] = gather_diagonals(rewritten, RULES)
-    stages["grouped"] = group(stages["simplified"])
+    stages["simplified"] = simplified = gather_diagonals(rewritten, RULES)
+    if target.has_threads and (gathered := gather_permuted(simplified)) is not simplified:
+        stages["permuted"] = apply_rules(gathered)
+    stages["grouped"] = group(stages.get("permuted", simplified))
     stages["recomputed"] = recompute(stages["grouped"])
     stages["fused"] = fused = separate(stages["recomputed"], target)
     clock("passes")

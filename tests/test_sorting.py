@@ -105,6 +105,44 @@ def test_threads_take_derivatives_of_sorted_values() -> None:
     np.testing.assert_allclose(build_program(graph).run([x])[0], interpret(graph, [x])[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((6,), 0), ((3, 5), 1), ((4, 3), 0), ((2, 5, 3), 1), ((1, 4), 1)]
+)
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_cotangent_of_sorted_values_is_gathered_by_threads(
+    shape: tuple[int, ...], axis: int, order: int
+) -> None:
+    weights = RNG.normal(size=shape).astype(np.float32)
+
+    def loss(x: Array) -> Array:
+        return (graphc.sort(x, axis=axis) ** 3 * weights).sum()
+
+    def derived(x: Array) -> object:
+        return graphc.grad(loss)(x) if order == 1 else graphc.hvp(loss, x, weights)
+
+    x = RNG.normal(size=shape).astype(np.float32)
+    graph = graphc.trace(derived, x)
+    built = build_program(graph)
+    assert "scatter" not in "".join(kernel.name for kernel in built.plan.kernels)
+    (want,) = interpret(graph, [x], float64=True)
+    for found in (built.interpreted([x]), built.run([x])):
+        np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scatter_by_other_positions_stays() -> None:
+    def other(x: Array) -> Array:
+        return graphc.grad(lambda x: (x[graphc.argsort(x) // 2] ** 2).sum())(x)  # type: ignore[return-value]
+
+    def part(x: Array) -> Array:
+        return graphc.grad(lambda x: (graphc.top_k(x, 3)[0] ** 2).sum())(x)  # type: ignore[return-value]
+
+    x = RNG.normal(size=6).astype(np.float32)
+    for f in (other, part):
+        built = build_program(graphc.trace(f, x))
+        assert "scatter" in "".join(kernel.name for kernel in built.plan.kernels)
+        np.testing.assert_allclose(built.run([x])[0], interpret(built.graph, [x])[0], rtol=1e-6)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     line=st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5, -3.0, np.nan, np.inf, -np.inf]), max_size=40),

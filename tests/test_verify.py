@@ -104,7 +104,7 @@ def test_error_in_a_graph_too_broken_to_print_still_marks_the_culprit() -> None:
     y = build.exp(x)
     bad = node("tanh", (Value(y.node, 3),), (f32[4],))
     text = error_of(build.graph("f", [Value(bad)]))
-    assert text.startswith("tanh: operand 0: expected one of 1 results, got result 3\n")
+    assert "tanh: operand 0: expected one of 1 results, got result 3\n" in text
     assert "  >   <tanh #1000: f32[4]>" in text
 
 

@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[GraphcError], str]] = {
     "grad of texts": (lambda: graphc.grad(square)(np.array(["a"])), DTypeError, "dtype: expected one of .* got str32"),
     "hvp of no function": (lambda: graphc.hvp(3, X, X), ArgumentError, "expected a function, got int 3"),  # type: ignore[arg-type]
     "vmap axes": (lambda: graphc.vmap(lambda a: a, in_axes="x")(X), GraphcError, "vmap: "),  # type: ignore[arg-type]
-    "scan of no function": (traced(lambda x, y: graphc.scan(x, y, y)), ArgumentError, "scan: expected f: Body, init"),  # type: ignore[arg-type]
+    "scan of no function": (traced(lambda x, y: graphc.scan(x, y, y)), ArgumentError, "scan: expected a function, got Array"),  # type: ignore[arg-type]
     "scan's body": (traced(lambda x, y: graphc.scan(lambda c, v: c, 0.0, x)), TraceError, "scan: expected a body that gives"),
     "scan's xs": (traced(lambda x, y: graphc.scan(lambda c, v: (c, v), 0.0, "xs")), TraceError, "scan: xs: expected an array"),
     "einsum's text": (traced(lambda x, y: graphc.einsum(3, x)), GraphcError, "einsum: "),  # type: ignore[arg-type]

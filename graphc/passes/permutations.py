@@ -43,7 +43,7 @@ def gather_permuted(graph: Graph) -> Graph:
     >>> order = build.argsort(x, axis=0, descending=False)
     >>> graph = build.graph("f", [build.scatter_add(x, order, g, axis=0)])
     >>> [node.op.name for node in gather_permuted(graph).nodes]
-    ['argsort', 'argsort', 'gather', 'add']
+    ['argsort', 'argsort', 'reshape', 'reshape', 'gather', 'add']
     """
     if not any(node.op is ops.argsort or node.regions for node in graph.nodes):
         return graph
